@@ -1,0 +1,1 @@
+"""From Common Crawl to instruction data, on Apache Beam."""

@@ -1,0 +1,187 @@
+"""`xinst`: train the models, run the pipeline, look at what came of it."""
+
+import argparse
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from beam_pipelines import recipe as recipes
+from beam_pipelines.schema import LANGUAGES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+      0, or 1 where it could not be done; the reason is on standard error.
+    """
+    parser = argparse.ArgumentParser(prog="xinst", description=__doc__)
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error came from"
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="make a checkpoint from seed pairs")
+    train.add_argument("model", choices=["generator", "evaluator"])
+    train.add_argument("recipe", help="a TOML file")
+
+    run = commands.add_parser(
+        "run",
+        help="run the pipeline up to a stage",
+        epilog="Every other flag is Beam's, such as --runner=FlinkRunner.",
+    )
+    run.add_argument("recipe", help="a TOML file")
+    run.add_argument("--store", required=True, help="folder of what was made already")
+    run.add_argument(
+        "--until", choices=["documents", "candidates", "scores"], default="scores"
+    )
+
+    report = commands.add_parser("report", help="write what a store holds as a page")
+    report.add_argument("store", help="a folder that `xinst run` made")
+    report.add_argument("--out", default="report.html", help="the page to write")
+
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "run":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if options.command == "train":
+            _train(options.model, recipes.load(options.recipe))
+        elif options.command == "run":
+            _run(recipes.load(options.recipe), options.store, options.until, rest)
+        else:
+            _report(options.store, options.out)
+    except KeyboardInterrupt:
+        print("\nxinst: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if options.traceback:
+            traceback.print_exc()
+        print(f"xinst: {explain(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong, in a line or two, without the layers it came through.
+
+    Beam's runners wrap a worker's exception in another whose text is its traceback.
+    """
+    text = str(error).strip()
+    lines = [line for line in text.splitlines() if line.strip()]
+    if isinstance(error, RuntimeError) and "Traceback" in text:
+        # The worker's own exception stands in the last unindented line.
+        text = next(line for line in reversed(lines) if not line.startswith(" "))
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else text
+    return text or type(error).__name__
+
+
+def _run(
+    recipe: recipes.Recipe, root: str, until: str, beam_arguments: list[str]
+) -> None:
+    import apache_beam as beam
+
+    from beam_pipelines import report
+    from beam_pipelines.pipeline import Path as PipelinePath
+    from beam_pipelines.store import Store
+
+    options = pipeline_options(beam_arguments)
+    store = Store(root, recipe)
+    for change in store.open():
+        logging.info("recipe changed since this store was last run: %s", change)
+    with beam.Pipeline(options=options) as pipeline:
+        path = PipelinePath(pipeline, recipe, store, until=until)
+        getattr(path, until)
+    print(report.as_text(report.read_funnel(root)))
+
+
+def pipeline_options(arguments: Sequence[str]) -> "PipelineOptions":  # noqa: F821
+    """Beam's options, with a runner always named and nothing silently ignored.
+
+    Raises:
+      ValueError: Beam knows no such flag.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+    from beam_pipelines import pipeline  # noqa: F401  (declares our own flags)
+
+    options = PipelineOptions(list(arguments))
+    known = options.get_all_options()
+    every = options.get_all_options(retain_unknown_options=True)
+    stray = [a for a in arguments if not a.startswith("-") and a not in every.values()]
+    if unknown := sorted(every.keys() - known.keys()) or stray:
+        raise ValueError(
+            f"Beam knows no option {', '.join(map(repr, unknown))}. "
+            "See `xinst run --help` and Beam's pipeline options."
+        )
+    standard = options.view_as(StandardOptions)
+    if not standard.runner:
+        # "DirectRunner" picks between two runners by what the pipeline contains.
+        standard.runner = "FnApiRunner"
+    return options
+
+
+def _report(root: str, out: str) -> None:
+    from beam_pipelines import report
+
+    report.write(root, out)
+    print(f"Report: {out}")
+
+
+def _train(model: str, recipe: recipes.Recipe) -> None:
+    settings = recipe.generator if model == "generator" else recipe.evaluator
+    training, out = settings.train, Path(settings.checkpoint)
+    from xinst_jax import ratings, seed, train
+
+    pairs = seed.read(training.data)
+    kept, held = seed.split(pairs, training.held_out)
+    if not kept or not held:
+        raise ValueError(
+            f"{model}.train.data holds {len(pairs)} pairs: too few to hold "
+            f"{training.held_out:.0%} of them out."
+        )
+    base = training.base
+    if not base:
+        base = str(out.with_name(f"{out.name}.base"))
+        train.new_checkpoint(
+            base,
+            [text for pair in kept for text in (pair.response, pair.instruction)],
+            vocabulary=training.vocabulary,
+            width=training.width,
+            layers=training.layers,
+            heads=training.heads,
+            kv_heads=max(1, training.heads // 2),
+            mlp_width=3 * training.width,
+            max_positions=2048,
+            seed=recipe.seed,
+        )
+    config = train.TrainingConfig(
+        steps=training.steps,
+        batch_tokens=training.batch_tokens,
+        learning_rate=training.learning_rate,
+        warmup=min(20, training.steps - 1),
+        seed=recipe.seed,
+    )
+    limit = settings.max_text_chars
+    if model == "generator":
+        examples = [seed.reversed_pairs(part, limit) for part in (kept, held)]
+    else:
+        names = {code: language.name for code, language in LANGUAGES.items()}
+        rows = [ratings.rating_rows(part, 4, recipe.seed) for part in (kept, held)]
+        examples = [ratings.rating_pairs(part, names, limit) for part in rows]
+    log = train.fine_tune(
+        base, out, *examples, config, full_text=model == "generator" and not training.base
+    )
+    last = log[-1]
+    print(
+        f"{out}: {len(kept)} pairs, {training.steps} steps, loss {last['loss']:.3f}, "
+        f"held-out loss {last['held_out_loss']:.3f}"
+    )
+    if model == "evaluator":
+        figures = ratings.measure(rows[1], examples[1], str(out))
+        (out / "evaluation.json").write_text(json.dumps(figures, indent=1))
+        print(json.dumps(figures, indent=1))

@@ -1,0 +1,411 @@
+"""The recipe: what a data set is made of, and the hashes that stages are kept by.
+
+A recipe says what the content is and nothing about machines. Standard library only.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from beam_pipelines.schema import LANGUAGES
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be followed; the message names key, value and bound."""
+
+
+def _check(holds: bool, section: object, rule: str) -> None:
+    """Raises a `RecipeError` that quotes the rule and the values that break it."""
+    if not holds:
+        named = [f.name for f in dataclasses.fields(section) if f.name in rule]  # type: ignore[arg-type]
+        got = ", ".join(f"{name}={getattr(section, name)!r}" for name in named)
+        raise RecipeError(f"{type(section).__name__} needs {rule}, got {got}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the pages come from.
+
+    Attributes:
+      warc: Paths or patterns of WARC files, on any filesystem that Beam knows.
+      wet: The same for WET files, whose text is extracted already.
+      base: A folder or address that goes before every path. Records name their file
+        without it, so that a mirror serves the same data set.
+    """
+
+    warc: tuple[str, ...] = ()
+    wet: tuple[str, ...] = ()
+    base: str = ""
+
+    def __post_init__(self) -> None:
+        _check(bool(self.warc or self.wet), self, "at least one path in warc or wet")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Documents:
+    """When a page's text is usable. Shares lie in [0, 1].
+
+    Attributes:
+      min_chars: A document has at least so many characters.
+      max_chars: Longer texts are cut at the ends of paragraphs.
+      max_pieces: So many documents at most come from one page.
+      min_language_score: Least probability of the language.
+      min_script: Least share of letters in the language's own script.
+      max_repeated_lines: Largest share of characters in lines seen before.
+      max_repeated_ngrams: Largest share of characters in repeated word 5-grams.
+      min_mean_line: Least mean length of a line, in characters.
+      min_ended_lines: Least share of lines with a sentence's end (not Thai).
+      max_stray_marks: Largest share of combining marks without a base (Indic).
+      max_policy_words: Largest number of words on cookies, privacy and terms per
+        100 words.
+    """
+
+    min_chars: int = 200
+    max_chars: int = 2048
+    max_pieces: int = 4
+    min_language_score: float = 0.8
+    min_script: float = 0.8
+    max_repeated_lines: float = 0.3
+    max_repeated_ngrams: float = 0.2
+    min_mean_line: float = 30.0
+    min_ended_lines: float = 0.4
+    max_stray_marks: float = 0.02
+    max_policy_words: float = 3.0
+
+    def __post_init__(self) -> None:
+        _check(0 < self.min_chars <= self.max_chars, self, "0 < min_chars <= max_chars")
+        _check(self.max_pieces >= 1, self, "max_pieces >= 1")
+        for field in dataclasses.fields(self):
+            if field.type is float and not field.name.endswith(("line", "words")):
+                _check(
+                    0 <= getattr(self, field.name) <= 1, self, f"0 <= {field.name} <= 1"
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a checkpoint is made.
+
+    Attributes:
+      data: Seed pairs as JSON Lines: `instruction`, `response`, `language`.
+      base: The checkpoint to start from; empty: a small model, from scratch.
+      steps: Optimiser steps.
+      batch_tokens: Tokens in a step.
+      learning_rate: At its peak.
+      held_out: Share of the seed that only measures the loss.
+      vocabulary: Of a model from scratch, as are the sizes that follow.
+      width: Of the residual stream.
+      layers: Number of them.
+      heads: Query heads; half as many for keys and values.
+    """
+
+    data: tuple[str, ...] = ()
+    base: str = ""
+    steps: int = 500
+    batch_tokens: int = 8192
+    learning_rate: float = 1e-5
+    held_out: float = 0.05
+    vocabulary: int = 6000
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+
+    def __post_init__(self) -> None:
+        _check(self.steps >= 1, self, "steps >= 1")
+        _check(self.batch_tokens >= 256, self, "batch_tokens >= 256")
+        _check(self.learning_rate > 0, self, "learning_rate > 0")
+        _check(0 < self.held_out < 1, self, "0 < held_out < 1")
+        _check(self.width % self.heads == 0, self, "width a multiple of heads")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generator:
+    """The model that writes instructions, and how it decodes.
+
+    Attributes:
+      checkpoint: A folder in Hugging Face layout.
+      dtype: `float32` or `bfloat16`.
+      max_text_chars: Of a text, so much is shown to the model.
+      max_new_tokens: Longer instructions are rejected as unfinished.
+      temperature: 0 is greedy.
+      top_k: 0 keeps every token.
+      top_p: 1 keeps every token.
+      train: How `xinst train generator` makes it.
+    """
+
+    checkpoint: str
+    dtype: str = "float32"
+    max_text_chars: int = 2048
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    train: Training = Training()
+
+    def __post_init__(self) -> None:
+        _check(self.dtype in ("float32", "bfloat16"), self, "dtype float32 or bfloat16")
+        _check(self.max_text_chars >= 1, self, "max_text_chars >= 1")
+        _check(1 <= self.max_new_tokens <= 2048, self, "1 <= max_new_tokens <= 2048")
+        _check(0 <= self.temperature <= 10, self, "0 <= temperature <= 10")
+        _check(self.top_k >= 0, self, "top_k >= 0")
+        _check(0 < self.top_p <= 1, self, "0 < top_p <= 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """The model that judges pairs, and what is kept.
+
+    Attributes:
+      checkpoint: A folder in Hugging Face layout.
+      dtype: `float32` or `bfloat16`.
+      max_text_chars: Of a response, so much is shown to the model.
+      keep_above: Pairs whose `p_best` is lower are not published.
+      train: How `xinst train evaluator` makes it.
+    """
+
+    checkpoint: str
+    dtype: str = "float32"
+    max_text_chars: int = 2048
+    keep_above: float = 0.5
+    train: Training = Training()
+
+    def __post_init__(self) -> None:
+        _check(self.dtype in ("float32", "bfloat16"), self, "dtype float32 or bfloat16")
+        _check(self.max_text_chars >= 1, self, "max_text_chars >= 1")
+        _check(0 <= self.keep_above <= 1, self, "0 <= keep_above <= 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diversify:
+    """How examples are spread over topics, and split.
+
+    Attributes:
+      examples_per_language: At most so many are published in a language.
+      clusters: Topics per language; 0 derives it from the number of examples.
+      validation: Share of registered domains whose examples are for validation.
+      test: Likewise. A share of 0 leaves the split out.
+    """
+
+    examples_per_language: int = 32000
+    clusters: int = 0
+    validation: float = 0.01
+    test: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check(self.examples_per_language >= 1, self, "examples_per_language >= 1")
+        _check(self.clusters >= 0, self, "clusters >= 0")
+        _check(
+            min(self.validation, self.test) >= 0 and self.validation + self.test < 1,
+            self,
+            "validation >= 0, test >= 0 and validation + test < 1",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what a data set holds.
+
+    Attributes:
+      name: Of the recipe, in messages and in the data set's metadata.
+      languages: Keys of `LANGUAGES`.
+      seed: Of every random choice.
+    """
+
+    name: str
+    languages: tuple[str, ...]
+    source: Source
+    generator: Generator
+    evaluator: Evaluator
+    seed: int = 0
+    documents: Documents = Documents()
+    diversify: Diversify = Diversify()
+
+    def __post_init__(self) -> None:
+        _check(bool(self.languages), self, "at least one of languages")
+        for code in self.languages:
+            if code not in LANGUAGES:
+                raise RecipeError(
+                    f"languages: {code!r} is none of ours; choose from "
+                    f"{', '.join(LANGUAGES)}."
+                )
+        # One order, so that the order in which a recipe lists them changes nothing.
+        object.__setattr__(
+            self,
+            "languages",
+            tuple(code for code in LANGUAGES if code in self.languages),
+        )
+
+    def documents_hash(self) -> str:
+        """Of what decides a page's documents; the files read are not part of it."""
+        return _digest([self.languages, canonical(self.documents)])
+
+    def candidates_hash(self) -> str:
+        """Of what decides a document's instruction: the weights and the decoding.
+
+        Raises:
+          RecipeError: The checkpoint is not there.
+        """
+        settings = canonical(self.generator)
+        del settings["train"]
+        settings["checkpoint"] = checkpoint_digest(self.generator.checkpoint)
+        return _digest([self.seed, settings])
+
+    def scores_hash(self) -> str:
+        """Of what decides a candidate's score.
+
+        Raises:
+          RecipeError: The checkpoint is not there.
+        """
+        settings = canonical(self.evaluator)
+        # What is kept is decided after the scores.
+        del settings["train"], settings["keep_above"]
+        settings["checkpoint"] = checkpoint_digest(self.evaluator.checkpoint)
+        return _digest(settings)
+
+    def examples_hash(self) -> str:
+        """Of what decides which scored candidates are published, and how."""
+        return _digest(
+            [
+                self.documents_hash(),
+                self.candidates_hash(),
+                self.scores_hash(),
+                self.evaluator.keep_above,
+                canonical(self.diversify),
+            ]
+        )
+
+
+def load(path: str | os.PathLike[str]) -> Recipe:
+    """Reads a recipe.
+
+    Raises:
+      RecipeError: The file is missing or no TOML, or a key is unknown, missing, of
+        the wrong type or out of bounds.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"Recipe {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"Recipe {path} is not UTF-8: {error}.") from error
+    try:
+        return _parse(Recipe, tomllib.loads(text), "")
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"Recipe {path} is no TOML: {error}.") from error
+    except RecipeError as error:
+        raise RecipeError(f"Recipe {path}: {error}") from error
+
+
+def anchored(recipe: Recipe, folder: str) -> Recipe:
+    """The recipe with its relative local paths taken from `folder`."""
+
+    def at(path: str) -> str:
+        return path if not path or "://" in path else os.path.join(folder, path)
+
+    def trained(training: Training) -> Training:
+        return dataclasses.replace(
+            training, data=tuple(map(at, training.data)), base=at(training.base)
+        )
+
+    return dataclasses.replace(
+        recipe,
+        source=dataclasses.replace(recipe.source, base=at(recipe.source.base or ".")),
+        generator=dataclasses.replace(
+            recipe.generator,
+            checkpoint=at(recipe.generator.checkpoint),
+            train=trained(recipe.generator.train),
+        ),
+        evaluator=dataclasses.replace(
+            recipe.evaluator,
+            checkpoint=at(recipe.evaluator.checkpoint),
+            train=trained(recipe.evaluator.train),
+        ),
+    )
+
+
+def canonical(section: Any) -> dict[str, Any]:
+    """The section as plain values, the same for equal sections."""
+    return json.loads(json.dumps(dataclasses.asdict(section), sort_keys=True))
+
+
+def checkpoint_digest(path: str) -> str:
+    """Of the contents of a checkpoint's configuration, tokenizer and weights.
+
+    Raises:
+      RecipeError: There is no checkpoint.
+    """
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise RecipeError(
+            f"No checkpoint in {path!r}: it has no config.json. Train it with `xinst "
+            "train generator|evaluator RECIPE`, or name another folder."
+        )
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(folder.iterdir()):
+        if file.suffix == ".safetensors" or file.name in _CONTENT_FILES:
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+# What a checkpoint's folder holds besides (logs, cards) changes no output.
+_CONTENT_FILES = ("config.json", "generation_config.json", "tokenizer.json")
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _parse(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
+    """`table` as an instance of the dataclass `cls`; `where` is its key's prefix."""
+    hints = typing.get_type_hints(cls)
+    for key in table:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            known = ", ".join(hints)
+            raise RecipeError(f"unknown key {where + key!r}.{hint} Known: {known}.")
+    for field in dataclasses.fields(cls):
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if required and field.name not in table:
+            kind = _kind(hints[field.name])
+            raise RecipeError(f"key {where + field.name!r} is missing; it is {kind}.")
+    return cls(
+        **{key: _value(hints[key], value, where + key) for key, value in table.items()}
+    )
+
+
+def _value(hint: Any, value: Any, key: str) -> Any:
+    """`value` as the type that `hint` names, or a `RecipeError`."""
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _parse(typing.cast(type, hint), value, f"{key}.")
+    if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        inner = typing.get_args(hint)[0]
+        return tuple(_value(inner, item, key) for item in value)
+    if hint is float and type(value) is int:
+        return float(value)
+    # `type`, not `isinstance`: true is no number of anything.
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise RecipeError(f"key {key!r} is {value!r}; expected {_kind(hint)}.")
+
+
+def _kind(hint: Any) -> str:
+    """A type's name as people write it in TOML."""
+    if dataclasses.is_dataclass(hint):
+        return "a table"
+    if isinstance(hint, types.GenericAlias):
+        return f"a list, each item {_kind(typing.get_args(hint)[0])}"
+    names = {str: "a string", int: "a whole number", float: "a number"}
+    return names.get(hint, str(hint))

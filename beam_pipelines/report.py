@@ -1,0 +1,2 @@
+def read_funnel(r): return r
+def as_text(f): return str(f)

@@ -1,0 +1,287 @@
+"""The decoder, and every forward pass that is made of it.
+
+```
+R row   T token of a row   C document slot of a row   S position in a slot
+L layer   D model width   F MLP width   V vocabulary
+N query heads   K key/value heads   H head width
+```
+
+Weights are stacked over layers, [L, outputs, inputs], and scanned: the program does
+not grow with the depth. A row's padding has zero vectors at attention's exits and is
+never read by a document.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from xinst_jax.attention import ragged_attention, take, to_slots
+from xinst_jax.config import ModelConfig, weights_of
+from xinst_jax.packing import Rows
+from xinst_jax.sharding import kv_copies, per_device, spec
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+
+_HEADS = spec("row", None, "heads", None)
+_WHOLE = spec("row", None, None)
+
+
+class Layers(nnx.Module):
+    """All layers' weights, [L, ...]; within the scan one layer's."""
+
+    def __init__(self, weights: Mapping[str, jax.Array], config: ModelConfig) -> None:
+        self.config = config
+        for name in weights_of(config):
+            if name.startswith("layers."):
+                setattr(self, name.removeprefix("layers."), nnx.Param(weights[name]))
+
+    def __call__(
+        self,
+        x: Float[Array, "R T D"],
+        rotation: tuple[Float[Array, "R T H/2"], Float[Array, "R T H/2"]],
+        attend: Attend,
+        memory: Any,
+    ) -> tuple[Float[Array, "R T D"], Any]:
+        """One layer; `memory` is its part of what `attend` reads."""
+        h = rms_norm(x, self.attention_norm[...], self.config.norm_eps)
+        q = rotate(self._heads(h, self.query), *rotation)
+        k = rotate(self._kv_heads(h, self.key), *rotation)
+        attended, kept = attend(q, k, self._kv_heads(h, self.value), memory)
+        attended = attended.reshape(*x.shape[:2], -1)
+        x = x + project(attended, self.output[...], out_sharding=_WHOLE)
+        h = rms_norm(x, self.mlp_norm[...], self.config.norm_eps)
+        h = jax.nn.silu(project(h, self.gate[...])) * project(h, self.up[...])
+        return x + project(h, self.down[...], out_sharding=_WHOLE), kept
+
+    def _heads(self, x: jax.Array, weight: nnx.Param) -> jax.Array:
+        heads = project(x, weight[...])
+        return heads.reshape(*x.shape[:2], -1, self.config.head_width)
+
+    def _kv_heads(self, x: jax.Array, weight: nnx.Param) -> jax.Array:
+        heads = self._heads(x, weight)
+        copies = kv_copies(self.config, jax.sharding.get_abstract_mesh())
+        if copies > 1:
+            heads = jnp.repeat(heads, copies, axis=2)
+            heads = jax.sharding.reshard(heads, _HEADS)
+        return heads
+
+
+class Decoder(nnx.Module):
+    """A Llama-family decoder over the arrays that `weights_of(config)` describes."""
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, jax.Array]) -> None:
+        self.config = config
+        self.embedding = nnx.Param(weights["embedding"])
+        self.layers = Layers(weights, config)
+        self.final_norm = nnx.Param(weights["final_norm"])
+        if not config.tied:
+            self.head = nnx.Param(weights["head"])
+
+    @property
+    def head_weight(self) -> Float[Array, "V D"]:
+        return (self.embedding if self.config.tied else self.head)[...]
+
+    def weights(self) -> dict[str, jax.Array]:
+        """Its arrays by the names of `weights_of`."""
+        return {
+            name: (
+                getattr(self.layers, name.removeprefix("layers."))
+                if name.startswith("layers.")
+                else getattr(self, name)
+            )[...]
+            for name in weights_of(self.config)
+        }
+
+    def hidden(
+        self,
+        tokens: Int[Array, "R T"],
+        positions: Int[Array, "R T"],
+        attend: Attend,
+        memory: Any = None,
+    ) -> tuple[Float[Array, "R T D"], Any]:
+        """Runs all layers; prefill, decoding, scoring, embedding, training share it.
+
+        Args:
+          tokens: Ids.
+          positions: Of each token in its own text.
+          attend: From (q, k, v, the layer's memory) to what is attended to and what
+            to keep of the layer.
+          memory: What attention reads besides, stacked over layers, or None.
+
+        Returns:
+          The final normed states, and what `attend` kept, stacked over layers.
+        """
+        x = self.embedding[...].at[tokens].get(out_sharding=_WHOLE)
+        rotation = rope_rotation(positions, self.config)
+
+        def layer(x: jax.Array, own: tuple[Layers, Any]) -> tuple[jax.Array, Any]:
+            return own[0](x, rotation, attend, own[1])
+
+        x, kept = jax.lax.scan(layer, x, (self.layers, memory))
+        return rms_norm(x, self.final_norm[...], self.config.norm_eps), kept
+
+    def logits(self, x: Float[Array, "R T D"]) -> Float[Array, "R T V"]:
+        """In float32 whatever the weights are."""
+        return project(x, self.head_weight, preferred_element_type=jnp.float32)
+
+
+def project(
+    x: Float[Array, "R T inputs"], weight: Float[Array, "outputs inputs"], **how: Any
+) -> Float[Array, "R T outputs"]:
+    """`x` times the weight as checkpoints hold it, outputs first."""
+    return jnp.einsum("rti,oi->rto", x, weight, **how)
+
+
+def rms_norm(
+    x: Float[Array, "R T D"], scale: Float[Array, " D"], eps: float
+) -> Float[Array, "R T D"]:
+    """`x` over its root mean square, computed in float32, times `scale`."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + eps)
+    return wide.astype(x.dtype) * scale[None, None]
+
+
+def rope_frequencies(config: ModelConfig) -> np.ndarray:
+    """Radians a position for each pair of a head's coordinates, [H/2]."""
+    exponents = np.arange(0, config.head_width, 2) / config.head_width
+    frequencies = config.rope_theta**-exponents
+    if (scaling := config.rope_scaling) is None:
+        return frequencies.astype(np.float32)
+    # How often a wave turns in the original context decides: fast waves stay, slow
+    # ones are stretched by `factor`, and between the bounds it is interpolated.
+    turns = scaling.original_positions * frequencies / (2 * np.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    stretched = frequencies / scaling.factor
+    return (kept * frequencies + (1 - kept) * stretched).astype(np.float32)
+
+
+def rope_rotation(
+    positions: Int[Array, "R T"], config: ModelConfig
+) -> tuple[Float[Array, "R T H/2"], Float[Array, "R T H/2"]]:
+    """Cosine and sine of every token's rotation, in float32."""
+    angles = positions[..., None] * rope_frequencies(config)[None, None]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(
+    x: Float[Array, "R T heads H"],
+    cos: Float[Array, "R T H/2"],
+    sin: Float[Array, "R T H/2"],
+) -> Float[Array, "R T heads H"]:
+    """Turns the pairs (x[i], x[i + H/2]), the half-split layout of checkpoints."""
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = [left * cos - right * sin, right * cos + left * sin]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def hidden_of_rows(
+    model: Decoder, rows: Rows, *, keep_cache: bool = False
+) -> tuple[Float[Array, "R T D"], Any]:
+    """Final states of packed documents.
+
+    Returns:
+      The states, and with `keep_cache` the keys and values [L, R, C, K, S, H].
+    """
+    by_row, by_slot = spec("row", None), spec("row", None, None)
+    cache = spec("row", None, "heads", None, None)
+    attend_here = per_device(
+        ragged_attention,
+        in_specs=(_HEADS, _HEADS, _HEADS, by_slot, by_row, by_row),
+        out_specs=(_HEADS, (cache, cache)),
+    )
+
+    def attend(
+        q: jax.Array, k: jax.Array, v: jax.Array, memory: None
+    ) -> tuple[jax.Array, Any]:
+        index = rows.slot_index, rows.token_slot, rows.lens
+        out, kept = attend_here(q, k, v, *index)
+        return out, kept if keep_cache else None
+
+    return model.hidden(rows.tokens, rows.positions, attend)
+
+
+def take_states(
+    x: Float[Array, "R T D"], index: Int[Array, "R Q"]
+) -> Float[Array, "R Q D"]:
+    """The states at a row's tokens `index`; zeros where it is T or more."""
+    states = spec("row", None, None)
+    return per_device(take, (states, spec("row", None)), states)(x, index)
+
+
+def last_states(x: Float[Array, "R T D"], rows: Rows) -> Float[Array, "R C D"]:
+    """The state at each document's last token; of an empty slot, zeros."""
+    slots = jnp.arange(rows.slot_index.shape[2])[None, None]
+    is_last = slots == rows.lens[:, :, None] - 1
+    return take_states(x, jnp.where(is_last, rows.slot_index, 0).sum(2))
+
+
+def mean_states(x: Float[Array, "R T D"], rows: Rows) -> Float[Array, "R C D"]:
+    """The mean over each document's tokens, in float32; of an empty slot, zeros."""
+    rows_of, by_row = spec("row", None, None), spec("row", None)
+
+    def mean(x: jax.Array, slots: jax.Array, at: jax.Array, lens: Any) -> jax.Array:
+        # Through slots: summed at a row's offsets, the last bit would depend on them.
+        return to_slots(x, slots, at).sum(2) / lens[:, :, None]
+
+    split = per_device(mean, (rows_of, rows_of, by_row, by_row), rows_of)
+    return split(x.astype(jnp.float32), rows.slot_index, rows.token_slot, rows.lens)
+
+
+def chosen_logprobs(
+    logits: Float[Array, "R Q V"], ids: Int[Array, "R Q"]
+) -> Float[Array, "R Q"]:
+    """Natural log-probability of one token id in each place."""
+    # A comparison, not an index: the vocabulary may be split over devices.
+    chosen = jnp.arange(logits.shape[-1])[None, None] == ids[:, :, None]
+    logit = jnp.where(chosen, logits, 0).sum(axis=-1)
+    return logit - jax.nn.logsumexp(logits, axis=-1)
+
+
+def target_logprobs(
+    model: Decoder,
+    x: Float[Array, "R T D"],
+    index: Int[Array, "R Q"],
+    targets: Int[Array, "R Q"],
+    *,
+    chunk: int = 256,
+) -> Float[Array, "R Q"]:
+    """Natural log-probability of chosen tokens, for scoring and for the loss.
+
+    Logits are made for `chunk` positions at a time, and only where one is asked for:
+    those of a whole row would take gigabytes with a large vocabulary.
+
+    Args:
+      model: Gives the head.
+      x: Final states.
+      index: Which token's state predicts the target; T is padding.
+      targets: Ids.
+      chunk: Divides Q.
+
+    Returns:
+      Log-probabilities, 0 in padding.
+    """
+    width = x.shape[1]
+
+    head = model.head_weight
+
+    @jax.checkpoint
+    def of_chunk(head: jax.Array, x: jax.Array, at: Any, ids: Any) -> jax.Array:
+        states = take_states(x, at)
+        logits = project(states, head, preferred_element_type=jnp.float32)
+        return jnp.where(at < width, chosen_logprobs(logits, ids), 0.0)
+
+    def step(_: None, own: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        nothing = lambda *_: jnp.zeros_like(own[0], jnp.float32)  # noqa: E731
+        asked = (own[0] < width).any()
+        return None, jax.lax.cond(asked, of_chunk, nothing, head, x, *own)
+
+    chunks = [jnp.swapaxes(a.reshape(a.shape[0], -1, chunk), 0, 1) for a in (index, targets)]
+    _, out = jax.lax.scan(step, None, tuple(chunks))
+    return jnp.swapaxes(out, 0, 1).reshape(index.shape)

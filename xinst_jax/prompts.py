@@ -1,0 +1,61 @@
+r"""The templates that models are trained and asked with. Trailing spaces count.
+
+`generate`, `answer` and `assistant` are the X-Instruction paper's, to the letter (Li et
+al., ACL Findings 2024, as in its released code); `rate` is ours. What follows a prompt
+begins with one space, which is part of the target.
+"""
+
+GENERATE = (
+    "Below is a text that describes a candidate output. Write an English instruction "
+    "that can take the given text as an appropriate answer.\n\n### Text:\n{text}\n\n"
+    "### English Instruction:"
+)
+ANSWER = (
+    "Below is an instruction that describes a task. Write a response that "
+    "appropriately completes the request.\n\n### Instruction:\n{instruction} Answer in "
+    "{language}. \n\n### Response:"
+)
+ASSISTANT = (
+    "Below is an instruction that describes a task. Write a response that "
+    "appropriately completes the request.\n\n### Instruction:\n{instruction} Answer in "
+    "{language} and the style of an AI assistant. \n\n### Response:"
+)
+RATE = (
+    "Below is an English instruction and a candidate response in {language}. Rate the "
+    "response: best, flawed or worst.\n\n### Instruction:\n{instruction}\n\n"
+    "### Response:\n{response}\n\n### Rating:"
+)
+RATINGS = (" best", " flawed", " worst")
+
+
+def generate(text: str) -> str:
+    """Asks for the instruction that `text` answers."""
+    return GENERATE.replace("{text}", text)
+
+
+def answer(instruction: str, language: str, *, assistant: bool = False) -> str:
+    """Asks for a response.
+
+    Args:
+      instruction: English.
+      language: The English name of the language to answer in.
+      assistant: In an assistant's style, as pairs written for the purpose are; web
+        text is not.
+    """
+    template = ASSISTANT if assistant else ANSWER
+    # The language first: an instruction may hold braces.
+    return template.replace("{language}", language).replace(
+        "{instruction}", instruction
+    )
+
+
+def rate(instruction: str, response: str, language: str) -> str:
+    """Asks for one of `RATINGS`.
+
+    Args:
+      instruction: English.
+      response: In `language`.
+      language: Its English name.
+    """
+    head, tail = RATE.replace("{language}", language).split("{instruction}")
+    return head + instruction + tail.replace("{response}", response)

@@ -1,0 +1,338 @@
+"""Training: a checkpoint from scratch, and fine-tuning on pairs of prompt and target.
+
+The forward pass, the packing and the scoring of targets are the engine's own.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tqdm import tqdm
+
+from xinst_jax.config import ModelConfig
+from xinst_jax.engine import Engine
+from xinst_jax.model import Decoder, hidden_of_rows, target_logprobs
+from xinst_jax.packing import Rows, RowShape, assign, fill, fill_targets
+from xinst_jax.sharding import make_mesh, spec
+from xinst_jax.weights import (
+    load_tokenizer,
+    load_weights,
+    random_weights,
+    save_checkpoint,
+)
+
+_SPECIALS = ("<s>", "</s>", "<pad>")
+_LOGIT_CHUNK = 256  # target positions whose logits are in memory at once
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """How to fine-tune.
+
+    Attributes:
+      steps: Updates of the weights.
+      batch_tokens: Tokens of one update, prompts included, over all devices.
+      learning_rate: At the end of the warm-up; a cosine takes it to a tenth.
+      warmup: Updates in which the rate rises from 0.
+      weight_decay: AdamW's, on matrices.
+      clip: The largest global norm of a gradient.
+      seed: Of the order of pairs.
+      eval_every: Updates between held-out losses; there is always one at the end.
+    """
+
+    steps: int
+    batch_tokens: int = 4096
+    learning_rate: float = 1e-3
+    warmup: int = 20
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    seed: int = 0
+    eval_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name, holds, bound in (
+            ("steps", self.steps >= 1, "1 <= steps"),
+            ("batch_tokens", self.batch_tokens >= 1, "1 <= batch_tokens"),
+            ("learning_rate", self.learning_rate > 0, "0 < learning_rate"),
+            ("warmup", 0 <= self.warmup < self.steps, "0 <= warmup < steps"),
+            ("weight_decay", self.weight_decay >= 0, "0 <= weight_decay"),
+            ("clip", self.clip > 0, "0 < clip"),
+            ("seed", self.seed >= 0, "0 <= seed"),
+            ("eval_every", self.eval_every >= 1, "1 <= eval_every"),
+        ):
+            if not holds:
+                value = getattr(self, name)
+                raise ValueError(f"TrainingConfig needs {bound}, got {name}={value}.")
+
+
+def new_checkpoint(
+    path: str | os.PathLike[str],
+    texts: Iterable[str],
+    *,
+    vocabulary: int,
+    width: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    mlp_width: int,
+    max_positions: int,
+    seed: int,
+) -> None:
+    """Writes a small Llama with random weights and a tokenizer of its own.
+
+    The tokenizer is a byte-level BPE learnt from `texts`, so it can write any text.
+    The head is the embedding, which in a small model is most of the parameters.
+
+    Args:
+      path: Becomes the checkpoint.
+      texts: What the tokenizer learns from.
+      vocabulary: At most this many ids, 259 at least: bytes and special tokens.
+      width: Of the residual stream, a multiple of `heads`.
+      layers: Number of decoder layers.
+      heads: Query heads.
+      kv_heads: Key/value heads.
+      mlp_width: Of the gated hidden layer.
+      max_positions: The longest sequence in tokens.
+      seed: Of the weights.
+    """
+    if vocabulary < 256 + len(_SPECIALS) or width % heads:
+        raise ValueError(
+            f"new_checkpoint needs {256 + len(_SPECIALS)} <= vocabulary and width a "
+            f"multiple of heads, got vocabulary={vocabulary}, width={width}, heads={heads}."
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=list(_SPECIALS),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    bos, eos = (tokenizer.token_to_id(name) for name in _SPECIALS[:2])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{_SPECIALS[0]} $A", special_tokens=[(_SPECIALS[0], bos)]
+    )
+    config = ModelConfig(
+        vocabulary=tokenizer.get_vocab_size(),
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_width=width // heads,
+        mlp_width=mlp_width,
+        max_positions=max_positions,
+        tied=True,
+        bos=bos,
+        eos=(eos,),
+    )
+    weights = random_weights(config, seed, "float32", make_mesh())
+    save_checkpoint(path, config, weights, tokenizer)
+
+
+def fine_tune(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    pairs: Sequence[tuple[str, str]],
+    held_out: Sequence[tuple[str, str]],
+    config: TrainingConfig,
+    *,
+    full_text: bool = False,
+    progress: bool = True,
+    mesh: Mesh | None = None,
+) -> list[dict[str, Any]]:
+    """Trains all weights to continue prompts with their targets, in float32.
+
+    Args:
+      checkpoint: Folder to start from.
+      out: Folder to write, with `training_log.jsonl` in it.
+      pairs: Prompt and target texts. The end token is added to the target.
+      held_out: Pairs to measure on and never to train on; may be empty.
+      config: How long and how fast.
+      full_text: Learn the prompts' tokens too, as a model from scratch must.
+      progress: Show a bar with the losses.
+      mesh: From `make_mesh`; by default the first device. Rows go over its data axis.
+
+    Returns:
+      The log: for each step its `loss` a target token in nats, the `epoch`, and
+      now and then `held_out_loss`, of the targets alone.
+
+    Raises:
+      ValueError: No pair is short enough for the model.
+    """
+    mesh = mesh or make_mesh()
+    model_config = ModelConfig.from_checkpoint(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
+    examples = _encode(pairs, tokenizer, model_config, full_text)
+    held = _encode(held_out, tokenizer, model_config, full_text=False)
+    shape = _row_shape([len(ids) for ids, _ in examples], config, mesh)
+    plan = list(_plan(examples, shape, config))
+    size = max(_most_targets(examples, rows) for rows, _ in plan)
+    size = -(-size // _LOGIT_CHUNK) * _LOGIT_CHUNK
+    log: list[dict[str, Any]] = []
+    with jax.set_mesh(mesh):
+        weights = load_weights(checkpoint, model_config, "float32", mesh)
+        model = Decoder(model_config, weights)
+        optimizer = _optimizer(config)
+        state = optimizer.init(model)
+        update = _update(optimizer)
+        bar = tqdm(plan, disable=not progress, unit="step", desc=Path(out).name)
+        for step, (rows, epoch) in enumerate(bar, start=1):
+            batch = _batch(examples, rows, shape, size, mesh)
+            model, state, loss = update(model, state, *batch)
+            log.append({"step": step, "epoch": epoch, "loss": loss})
+            if held and (step % config.eval_every == 0 or step == config.steps):
+                log[-1]["held_out_loss"] = _held_out_loss(model, held, tokenizer, mesh)
+            bar.set_postfix(
+                loss=f"{float(loss):.3f}",
+                **{
+                    "held out": f"{entry['held_out_loss']:.3f}"
+                    for entry in log
+                    if "held_out_loss" in entry
+                },
+            )
+    log = [{**entry, "loss": float(entry["loss"])} for entry in log]
+    save_checkpoint(out, model_config, model.weights(), tokenizer)
+    lines = "".join(json.dumps(entry) + "\n" for entry in log)
+    (Path(out) / "training_log.jsonl").write_text(lines, encoding="utf-8")
+    return log
+
+
+# A text's token ids, and how many of the first are only read, not predicted.
+Example = tuple[list[int], int]
+
+
+def _encode(
+    pairs: Sequence[tuple[str, str]],
+    tokenizer: Tokenizer,
+    config: ModelConfig,
+    full_text: bool,
+) -> list[Example]:
+    prompts = tokenizer.encode_batch([prompt for prompt, _ in pairs])
+    targets = tokenizer.encode_batch(
+        [target for _, target in pairs], add_special_tokens=False
+    )
+    examples = []
+    for prompt, target in zip(prompts, targets, strict=True):
+        ids = [*prompt.ids, *target.ids, *config.eos[:1]]
+        if prompt.ids and len(ids) <= config.max_positions:
+            examples.append((ids, 1 if full_text else len(prompt.ids)))
+    if pairs and not examples:
+        raise ValueError(
+            f"None of {len(pairs)} pairs has a prompt and fits the model's "
+            f"{config.max_positions} positions."
+        )
+    return examples
+
+
+def _row_shape(lengths: Sequence[int], config: TrainingConfig, mesh: Mesh) -> RowShape:
+    """One static shape for all steps, so that the step compiles once."""
+    rows = mesh.shape["data"]
+    size = -(-max(lengths) // 128) * 128
+    tokens = max(config.batch_tokens // rows, size)
+    # A few more slots than an average row needs, for a row of short texts.
+    slots = int(np.ceil(1.1 * tokens / np.mean(lengths)))
+    return RowShape(rows=rows, tokens=tokens, slots=slots, slot_tokens=size)
+
+
+def _plan(
+    examples: Sequence[Example], shape: RowShape, config: TrainingConfig
+) -> Iterator[tuple[list[list[int]], int]]:
+    """For each step the examples in each row, and the epoch of the newest."""
+    waiting: list[int] = []
+    epoch = 0
+    for _ in range(config.steps):
+        while len(waiting) < shape.rows * shape.slots:
+            order = np.random.default_rng((config.seed, epoch)).permutation
+            waiting += order(len(examples)).tolist()
+            epoch += 1
+        window = waiting[: shape.rows * shape.slots]
+        rows, left = assign([len(examples[i][0]) for i in window], shape)
+        waiting = [window[j] for j in left] + waiting[len(window) :]
+        yield [[window[j] for j in row] for row in rows], epoch
+
+
+def _most_targets(examples: Sequence[Example], rows: list[list[int]]) -> int:
+    return max(sum(len(examples[i][0]) - examples[i][1] for i in row) for row in rows)
+
+
+def _batch(
+    examples: Sequence[Example],
+    rows: list[list[int]],
+    shape: RowShape,
+    size: int,
+    mesh: Mesh,
+) -> Any:
+    texts = [[examples[i][0] for i in row] for row in rows]
+    read = [[examples[i][1] for i in row] for row in rows]
+    index, targets = fill_targets(texts, read, shape, size)
+
+    def put(x: np.ndarray) -> jax.Array:
+        axes = spec("row", *[None] * (x.ndim - 1))
+        return jax.device_put(x, NamedSharding(mesh, axes))
+
+    return jax.tree.map(put, (fill(texts, shape), index, targets))
+
+
+def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0,
+        config.learning_rate,
+        config.warmup,
+        config.steps,
+        config.learning_rate / 10,
+    )
+
+    def matrices(model: Decoder) -> Any:
+        is_matrix = lambda path, _: "norm" not in jax.tree_util.keystr(path)  # noqa: E731
+        return jax.tree_util.tree_map_with_path(is_matrix, model)
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(rate, b2=0.95, weight_decay=config.weight_decay, mask=matrices),
+    )
+
+
+def _update(optimizer: optax.GradientTransformation) -> Callable:
+    """One step: from model, optimizer state and batch to the next ones and the loss."""
+
+    def loss_of(
+        model: Decoder, rows: Rows, index: jax.Array, targets: jax.Array
+    ) -> jax.Array:
+        x, _ = hidden_of_rows(model, rows)
+        logprobs = target_logprobs(model, x, index, targets, chunk=_LOGIT_CHUNK)
+        return -logprobs.sum() / (index < rows.tokens.shape[1]).sum()
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def update(
+        model: Decoder, state: Any, rows: Rows, index: jax.Array, targets: jax.Array
+    ) -> tuple[Decoder, Any, jax.Array]:
+        loss, gradient = jax.value_and_grad(loss_of)(model, rows, index, targets)
+        change, state = optimizer.update(gradient, state, model)
+        return optax.apply_updates(model, change), state, loss
+
+    return update
+
+
+def _held_out_loss(
+    model: Decoder, held: Sequence[Example], tokenizer: Tokenizer, mesh: Mesh
+) -> float:
+    """Nats a target token."""
+    prompts = [ids[:read] for ids, read in held]
+    targets = [ids[read:] for ids, read in held]
+    logprobs = Engine(model, tokenizer, mesh).loglikelihood(prompts, targets)
+    there = np.isfinite(logprobs)  # the engine leaves out what is too long for it
+    num_tokens = sum(len(t) for t, ok in zip(targets, there, strict=True) if ok)
+    return float(-logprobs[there].sum(dtype=np.float64) / num_tokens)
