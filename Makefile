@@ -1,0 +1,57 @@
+# Everything a newcomer types. Needs Python 3.11 or 3.12, make and git.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := out/demo
+RECIPE := examples/demo.toml
+# Content must not depend on how many threads a library happens to start.
+export TF_CPP_MIN_LOG_LEVEL = 3
+export PYTHONUNBUFFERED = 1
+
+.PHONY: demo test lint types install clean
+
+demo: $(VENV)/.demo $(OUT)/crawl $(OUT)/checkpoints/generator/config.json \
+		$(OUT)/checkpoints/evaluator/config.json
+	$(BIN)/tfds build x_instruction --imports=tfds_builder.x_instruction \
+		--config=demo --data_dir=$(OUT)/tfds --file_format=array_record \
+		--max_shard_size_mb=128 --beam_pipeline_options=runner=FnApiRunner
+	$(BIN)/xinst report $(OUT)/store --out $(OUT)/report.html
+	$(BIN)/python examples/show.py $(OUT)/tfds
+
+$(OUT)/crawl: examples/make_crawl.py $(wildcard examples/pages/* examples/chrome/*) | $(VENV)/.demo
+	$(BIN)/python examples/make_crawl.py $@
+	@touch $@
+
+$(OUT)/checkpoints/generator/config.json: | $(VENV)/.demo
+	$(BIN)/xinst train generator $(RECIPE)
+
+$(OUT)/checkpoints/evaluator/config.json: $(OUT)/checkpoints/generator/config.json
+	$(BIN)/xinst train evaluator $(RECIPE)
+	@touch $@
+
+test: $(VENV)/.test lint types
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not cluster and not accelerator"
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+install: $(VENV)/.test
+
+# Installed once for each set of extras; a change of pins or of setup.py renews it.
+$(VENV)/.demo: setup.py constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[demo]"
+	@touch $@
+
+$(VENV)/.test: setup.py constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[test]"
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf out $(VENV)

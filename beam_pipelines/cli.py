@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "run":
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    show_progress()
     try:
         if options.command == "train":
             _train(options.model, recipes.load(options.recipe))
@@ -63,6 +63,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"xinst: {explain(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def show_progress() -> None:
+    """Our own messages on standard error, without the libraries' chatter."""
+    log = logging.getLogger("xinst")
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+        log.propagate = False
+    # Beam warns of Google Cloud clients that only its BigQuery sources need.
+    logging.disable(logging.WARNING)
+    import apache_beam  # noqa: F401
+
+    logging.disable(logging.NOTSET)
 
 
 def explain(error: BaseException) -> str:
@@ -92,7 +106,7 @@ def _run(
     options = pipeline_options(beam_arguments)
     store = Store(root, recipe)
     for change in store.open():
-        logging.info("recipe changed since this store was last run: %s", change)
+        print(f"Recipe changed since this store was last run: {change}")
     with beam.Pipeline(options=options) as pipeline:
         path = PipelinePath(pipeline, recipe, store, until=until)
         getattr(path, until)

@@ -24,6 +24,7 @@ from beam_pipelines.recipe import Recipe
 from beam_pipelines.schema import Document, Page, from_row, to_row
 
 RANGE_BYTES = 64 << 20
+_log = logging.getLogger("xinst")
 # Of each range, so many drops of each reason and so many flaws are kept to look at.
 _SAMPLES = 3
 _MAX_FLAWS = 1000
@@ -242,7 +243,7 @@ class _ReadRange(beam.DoFn):
                     documents.append(result)
         rows = map(to_row, documents)
         stores.write_part(self._stage, piece.part, rows, facts.to_json())
-        logging.info(
+        _log.info(
             "documents: %s bytes %s-%s: %s pages, %s documents, %s flaws",
             piece.path,
             f"{piece.start:,}",

@@ -1,9 +1,11 @@
 """The whole path, from byte ranges of a crawl to examples."""
 
 import argparse
+import dataclasses
 import functools
 import uuid
 from collections.abc import Collection
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
@@ -148,6 +150,26 @@ class Path:
                 FileSystems.join(folder, "not_chosen.json"),
             )
         )
+
+
+def splits(recipe: Recipe) -> list[str]:
+    """The splits that a recipe's data set has; none of them will be empty."""
+    shares = {
+        "train": 1.0,
+        "validation": recipe.diversify.validation,
+        "test": recipe.diversify.test,
+    }
+    return [split for split, share in shares.items() if share]
+
+
+def is_in_split(example: Example, split: str) -> bool:
+    """Whether an example belongs to a split."""
+    return example.split == split
+
+
+def to_features(example: Example) -> tuple[str, dict[str, Any]]:
+    """An example as TFDS takes it: its key and its features."""
+    return example.id, dataclasses.asdict(example)
 
 
 def _depth(until: str) -> int:

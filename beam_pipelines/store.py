@@ -34,6 +34,7 @@ from beam_pipelines import recipe as recipes
 from beam_pipelines.schema import Candidate, Document, Score, from_row, to_row
 
 _METADATA = b"x-instruction"
+_log = logging.getLogger("xinst")
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
@@ -363,7 +364,7 @@ class _Commit(beam.DoFn):
         name = hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()
         write_part(self._stage, name, rows, {"rows": len(rows)})
         self._num_results += len(rows)
-        logging.info(
+        _log.info(
             "%s: %s written, %.1f/s",
             self._name,
             f"{self._num_results:,}",

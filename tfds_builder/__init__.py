@@ -1,0 +1,1 @@
+"""TFDS builders; `x_instruction` is the data set."""

@@ -154,10 +154,10 @@ def ragged_attention(
       for decoding as they are.
     """
     index = slot_index, token_slot
-    slots = [jnp.swapaxes(to_slots(x, *index), 2, 3) for x in (q, k, v)]
-    out = attention(*(x.reshape(-1, *x.shape[2:]) for x in slots), lens.reshape(-1))
-    out = jnp.swapaxes(out.reshape(slots[0].shape), 2, 3)
-    return to_rows(out, *index), (slots[1], slots[2])
+    q, k, v = (jnp.swapaxes(to_slots(x, *index), 2, 3) for x in (q, k, v))
+    flat_q, flat_k, flat_v = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
+    out = attention(flat_q, flat_k, flat_v, lens.reshape(-1)).reshape(q.shape)
+    return to_rows(jnp.swapaxes(out, 2, 3), *index), (k, v)
 
 
 def cached_attention(

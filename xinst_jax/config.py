@@ -112,7 +112,7 @@ class ModelConfig:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The same as a Hugging Face `config.json`, in the spelling all versions read."""
+        """The same as a Hugging Face `config.json`, in the spelling all can read."""
         scaling = self.rope_scaling
         return {
             "architectures": ["LlamaForCausalLM"],

@@ -32,8 +32,6 @@ from xinst_jax.sampling import record_seed, sample
 from xinst_jax.sharding import kv_copies, make_mesh, per_device, spec
 from xinst_jax.weights import load_tokenizer, load_weights
 
-Prompt = str | Sequence[int]
-
 # Slots come in a few sizes: each is a program to compile, and its size bounds what
 # attention and the cache waste on a document. None depends on the batch, because the
 # last bits of a matrix product depend on its shape.
@@ -127,7 +125,7 @@ class Engine:
 
     def generate(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Any],
         sampling: SamplingConfig | None = None,
         ids: Sequence[str] | None = None,
     ) -> list[Generation]:
@@ -150,8 +148,8 @@ class Engine:
         longest = self.config.max_positions - sampling.max_new_tokens
         if longest < 1:
             raise ValueError(
-                f"max_new_tokens={sampling.max_new_tokens} leaves no room for a prompt: "
-                f"the model has {self.config.max_positions} positions."
+                f"max_new_tokens={sampling.max_new_tokens} leaves no room for a "
+                f"prompt: the model has {self.config.max_positions} positions."
             )
         if ids is not None and len(ids) != len(prompts):
             raise ValueError(f"Got {len(prompts)} prompts and {len(ids)} ids.")
@@ -173,7 +171,7 @@ class Engine:
         return [results[i] for i in range(len(prompts))]
 
     def score(
-        self, prompts: Sequence[Prompt], labels: Sequence[str]
+        self, prompts: Sequence[Any], labels: Sequence[str]
     ) -> Float[np.ndarray, "prompts labels"]:
         """Natural log-probability of each label right after each prompt.
 
@@ -198,7 +196,7 @@ class Engine:
         return scores
 
     def loglikelihood(
-        self, prompts: Sequence[Prompt], targets: Sequence[Prompt]
+        self, prompts: Sequence[Any], targets: Sequence[Any]
     ) -> Float[np.ndarray, " prompts"]:
         """Summed natural log-probability of each target after its prompt.
 
@@ -226,7 +224,9 @@ class Engine:
                     texts = [[group[i] for i in row] for row in rows]
                     lens = [[len(starts[i]) for i in row] for row in rows]
                     index, ids = fill_targets(texts, lens, shape, shape.tokens)
-                    out = _target_rows(self.model, *self._put(fill(texts, shape), index, ids))
+                    out = _target_rows(
+                        self.model, *self._put(fill(texts, shape), index, ids)
+                    )
                     launched.append((rows, out))
             for rows, out in launched:
                 for row, logprobs in zip(rows, np.asarray(out), strict=True):
@@ -236,7 +236,7 @@ class Engine:
                         used += len(ends[i])
         return scores
 
-    def embed(self, texts: Sequence[Prompt]) -> Float[np.ndarray, "texts width"]:
+    def embed(self, texts: Sequence[Any]) -> Float[np.ndarray, "texts width"]:
         """The mean over each text's tokens of the final hidden states, float32.
 
         Returns:
@@ -255,7 +255,9 @@ class Engine:
         Raises:
           ValueError: A length or a token id is out of range.
         """
-        given = [[int(t) for t in row[:n]] for row, n in zip(tokens, lengths, strict=True)]
+        given = [
+            [int(t) for t in row[:n]] for row, n in zip(tokens, lengths, strict=True)
+        ]
         documents, errors = self._encode(given, self.max_prompt_tokens)
         for i, error in errors.items():
             raise ValueError(f"Row {i}: {error}.")
@@ -279,7 +281,7 @@ class Engine:
         """Token ids of each prompt that can be used, and why the others cannot."""
         longest = min(longest, self.max_prompt_tokens)
         texts = {i: p for i, p in enumerate(prompts) if isinstance(p, str)}
-        documents, errors = {}, {}
+        errors: dict[int, str] = {}
         for i, text in list(texts.items()):
             try:
                 text.encode()
@@ -298,23 +300,24 @@ class Engine:
             except (TypeError, AttributeError):
                 errors[i] = f"prompt is neither text nor token ids: {type(prompt)}"
         for i, document in list(documents.items()):
-            error = None
             if not document or prompts[i] == "":
-                error = "prompt is empty"
+                errors[i] = "prompt is empty"
             elif len(document) > longest:
-                error = (
+                errors[i] = (
                     f"prompt has {len(document):,} tokens, "
                     f"the engine takes at most {longest:,}"
                 )
             elif not 0 <= min(document) <= max(document) < self.config.vocabulary:
-                error = f"prompt has a token id outside 0..{self.config.vocabulary - 1}"
-            if error:
-                errors[i] = error
+                last = self.config.vocabulary - 1
+                errors[i] = f"prompt has a token id outside 0..{last}"
+            if i in errors:
                 del documents[i]
         return documents, errors
 
     def _encode_targets(self, labels: Sequence[str]) -> list[list[int]]:
-        targets = [self.tokenizer.encode(x, add_special_tokens=False).ids for x in labels]
+        targets = [
+            self.tokenizer.encode(x, add_special_tokens=False).ids for x in labels
+        ]
         if not targets or not all(targets):
             raise ValueError(f"Labels need tokens, got {list(labels)}.")
         return targets
@@ -512,11 +515,21 @@ def _decode(
       log-probability, and whether the last is an end token, each [R, P].
     """
     by_row, by_slot = spec("row", None), spec("row", None, None)
-    heads, cached = spec("row", None, "heads", None), spec("row", None, "heads", None, None)
+    heads, cached = (
+        spec("row", None, "heads", None),
+        spec("row", None, "heads", None, None),
+    )
     ends = jnp.asarray(model.config.eos, jnp.int32)
     attend_here = per_device(
         cached_attention,
-        in_specs=(heads, (heads, heads), (cached, cached), (cached, cached), by_row, spec()),
+        in_specs=(
+            heads,
+            (heads, heads),
+            (cached, cached),
+            (cached, cached),
+            by_row,
+            spec(),
+        ),
         out_specs=heads,
     )
 

@@ -12,12 +12,14 @@ never read by a document.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from xinst_jax.attention import ragged_attention, take, to_slots
@@ -34,6 +36,16 @@ _WHOLE = spec("row", None, None)
 class Layers(nnx.Module):
     """All layers' weights, [L, ...]; within the scan one layer's."""
 
+    attention_norm: nnx.Param
+    query: nnx.Param
+    key: nnx.Param
+    value: nnx.Param
+    output: nnx.Param
+    mlp_norm: nnx.Param
+    gate: nnx.Param
+    up: nnx.Param
+    down: nnx.Param
+
     def __init__(self, weights: Mapping[str, jax.Array], config: ModelConfig) -> None:
         self.config = config
         for name in weights_of(config):
@@ -43,7 +55,7 @@ class Layers(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "R T D"],
-        rotation: tuple[Float[Array, "R T H/2"], Float[Array, "R T H/2"]],
+        rotation: tuple[Float[Array, "R T half"], Float[Array, "R T half"]],
         attend: Attend,
         memory: Any,
     ) -> tuple[Float[Array, "R T D"], Any]:
@@ -53,14 +65,18 @@ class Layers(nnx.Module):
         k = rotate(self._kv_heads(h, self.key), *rotation)
         attended, kept = attend(q, k, self._kv_heads(h, self.value), memory)
         attended = attended.reshape(*x.shape[:2], -1)
-        x = x + project(attended, self.output[...], out_sharding=_WHOLE)
+        x = x + project(attended, self.output[...], _WHOLE)
         h = rms_norm(x, self.mlp_norm[...], self.config.norm_eps)
         h = jax.nn.silu(project(h, self.gate[...])) * project(h, self.up[...])
-        return x + project(h, self.down[...], out_sharding=_WHOLE), kept
+        return x + project(h, self.down[...], _WHOLE), kept
 
     def _heads(self, x: jax.Array, weight: nnx.Param) -> jax.Array:
-        heads = project(x, weight[...])
-        return heads.reshape(*x.shape[:2], -1, self.config.head_width)
+        flat = project(x, weight[...])
+        width = self.config.head_width
+        # Stated, because a split of size 1 would else move on to the heads' width.
+        split = PartitionSpec(*jax.typeof(flat).sharding.spec, None)
+        shape = *flat.shape[:2], flat.shape[2] // width, width
+        return jnp.reshape(flat, shape, out_sharding=split)
 
     def _kv_heads(self, x: jax.Array, weight: nnx.Param) -> jax.Array:
         heads = self._heads(x, weight)
@@ -127,14 +143,57 @@ class Decoder(nnx.Module):
 
     def logits(self, x: Float[Array, "R T D"]) -> Float[Array, "R T V"]:
         """In float32 whatever the weights are."""
-        return project(x, self.head_weight, preferred_element_type=jnp.float32)
+        return project(x, self.head_weight, None, "float32")
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def project(
-    x: Float[Array, "R T inputs"], weight: Float[Array, "outputs inputs"], **how: Any
+    x: Float[Array, "R T inputs"],
+    weight: Float[Array, "outputs inputs"],
+    out_sharding: PartitionSpec | None = None,
+    dtype: str | None = None,
 ) -> Float[Array, "R T outputs"]:
-    """`x` times the weight as checkpoints hold it, outputs first."""
-    return jnp.einsum("rti,oi->rto", x, weight, **how)
+    """`x` times the weight as checkpoints hold it, outputs first.
+
+    Args:
+      x: What is projected.
+      weight: Its matrix.
+      out_sharding: Needed where the inputs' axis is split: this asks for the sum.
+      dtype: Of the result, if not that of `x`.
+    """
+    return jnp.einsum(
+        "rti,oi->rto",
+        x,
+        weight,
+        out_sharding=out_sharding,
+        preferred_element_type=dtype,
+    )
+
+
+def _project_back(
+    out_sharding: PartitionSpec | None,
+    dtype: str | None,
+    kept: tuple[jax.Array, jax.Array],
+    g: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The gradient. Written out to multiply the weight's as inputs by outputs.
+
+    Derived, it would transpose `g` and not `x`, and XLA on CPU then computes the
+    layer's nonlinearities column by column: a step took 1.25 times as long.
+    """
+    x, weight = kept
+    g = g.astype(x.dtype)
+    outputs, inputs = jax.typeof(weight).sharding.spec
+    x_back = jnp.einsum("rto,oi->rti", g, weight, out_sharding=jax.typeof(x).sharding)
+    weight_back = jnp.einsum(
+        "rti,rto->io", x, g, out_sharding=PartitionSpec(inputs, outputs)
+    )
+    return x_back, weight_back.T
+
+
+project.defvjp(
+    lambda x, weight, *how: (project(x, weight, *how), (x, weight)), _project_back
+)
 
 
 def rms_norm(
@@ -163,7 +222,7 @@ def rope_frequencies(config: ModelConfig) -> np.ndarray:
 
 def rope_rotation(
     positions: Int[Array, "R T"], config: ModelConfig
-) -> tuple[Float[Array, "R T H/2"], Float[Array, "R T H/2"]]:
+) -> tuple[Float[Array, "R T half"], Float[Array, "R T half"]]:
     """Cosine and sine of every token's rotation, in float32."""
     angles = positions[..., None] * rope_frequencies(config)[None, None]
     return jnp.cos(angles), jnp.sin(angles)
@@ -171,8 +230,8 @@ def rope_rotation(
 
 def rotate(
     x: Float[Array, "R T heads H"],
-    cos: Float[Array, "R T H/2"],
-    sin: Float[Array, "R T H/2"],
+    cos: Float[Array, "R T half"],
+    sin: Float[Array, "R T half"],
 ) -> Float[Array, "R T heads H"]:
     """Turns the pairs (x[i], x[i + H/2]), the half-split layout of checkpoints."""
     cos, sin = cos[:, :, None], sin[:, :, None]
@@ -267,21 +326,23 @@ def target_logprobs(
     Returns:
       Log-probabilities, 0 in padding.
     """
-    width = x.shape[1]
-
+    states = take_states(x, index)
     head = model.head_weight
 
+    # Made again for the gradient: what is kept of a chunk is then its states alone.
     @jax.checkpoint
-    def of_chunk(head: jax.Array, x: jax.Array, at: Any, ids: Any) -> jax.Array:
-        states = take_states(x, at)
-        logits = project(states, head, preferred_element_type=jnp.float32)
-        return jnp.where(at < width, chosen_logprobs(logits, ids), 0.0)
+    def logprobs(states: jax.Array, asked: jax.Array, ids: jax.Array) -> jax.Array:
+        def compute() -> jax.Array:
+            logits = project(states, head, None, "float32")
+            return jnp.where(asked, chosen_logprobs(logits, ids), 0.0)
 
-    def step(_: None, own: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
-        nothing = lambda *_: jnp.zeros_like(own[0], jnp.float32)  # noqa: E731
-        asked = (own[0] < width).any()
-        return None, jax.lax.cond(asked, of_chunk, nothing, head, x, *own)
+        return jax.lax.cond(
+            asked.any(), compute, lambda: jnp.zeros_like(ids, jnp.float32)
+        )
 
-    chunks = [jnp.swapaxes(a.reshape(a.shape[0], -1, chunk), 0, 1) for a in (index, targets)]
-    _, out = jax.lax.scan(step, None, tuple(chunks))
+    chunks = [
+        jnp.swapaxes(a.reshape(a.shape[0], -1, chunk, *a.shape[2:]), 0, 1)
+        for a in (states, index < x.shape[1], targets)
+    ]
+    out = jax.lax.map(lambda own: logprobs(*own), tuple(chunks))
     return jnp.swapaxes(out, 0, 1).reshape(index.shape)

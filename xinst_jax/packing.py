@@ -10,10 +10,13 @@ what attention sees: one document alone. Every index past its end means padding.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int
+
+Ids = Any  # NumPy's on the host, JAX's on the device
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +57,11 @@ class Rows:
         over nothing and an index of -1 are both traps.
     """
 
-    tokens: Int[jax.Array | np.ndarray, "R T"]
-    positions: Int[jax.Array | np.ndarray, "R T"]
-    slot_index: Int[jax.Array | np.ndarray, "R C S"]
-    token_slot: Int[jax.Array | np.ndarray, "R T"]
-    lens: Int[jax.Array | np.ndarray, "R C"]
+    tokens: Int[Ids, "R T"]
+    positions: Int[Ids, "R T"]
+    slot_index: Int[Ids, "R C S"]
+    token_slot: Int[Ids, "R T"]
+    lens: Int[Ids, "R C"]
 
 
 def assign(

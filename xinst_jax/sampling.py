@@ -38,8 +38,11 @@ def sample(
     if config.temperature == 0:
         return jnp.argmax(logits, axis=-1)
     logits = logits / config.temperature
-    if 0 < config.top_k < logits.shape[-1] or config.top_p < 1:
-        logits = _keep_likeliest(logits, config)
+    if 0 < config.top_k < logits.shape[-1]:
+        ones = jnp.ones_like(logits)
+        logits = _keep_likeliest(logits, ones, float(config.top_k))
+    if config.top_p < 1:
+        logits = _keep_likeliest(logits, jax.nn.softmax(logits, -1), config.top_p)
 
     def draw(logits: jax.Array, record: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(config.seed), record)
@@ -49,15 +52,23 @@ def sample(
 
 
 def _keep_likeliest(
-    logits: Float[Array, "B V"], config: SamplingConfig
+    logits: Float[Array, "B V"], weights: Float[Array, "B V"], enough: float
 ) -> Float[Array, "B V"]:
-    """-inf for all but the likeliest; those equal to the last one kept stay too."""
-    ordered = jnp.sort(logits, axis=-1, descending=True)
-    if 0 < config.top_k < logits.shape[-1]:
-        last = ordered[:, config.top_k - 1, None]
-        ordered = jnp.where(ordered < last, -jnp.inf, ordered)
-    # A token stays while those before it fall short of top_p; the first always does.
-    mass = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
-    kept = (mass - jax.nn.softmax(ordered, axis=-1) < config.top_p).sum(-1)
-    last = jnp.take_along_axis(ordered, kept[:, None] - 1, axis=1)
-    return jnp.where(logits < last, -jnp.inf, logits)
+    """-inf for all but the fewest likeliest whose weights sum to `enough`.
+
+    Those equal to the last one kept stay too. The threshold is found bit by bit, 32
+    sums over the vocabulary: sorting takes ten times as long on CPU.
+    """
+    bits = jax.lax.bitcast_convert_type(logits, jnp.uint32)
+    # Unsigned integers in the order of the floats: flip all bits below zero, else
+    # the sign.
+    bits = jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(2**31))
+
+    def settle(i: Int[Array, ""], threshold: Array) -> Array:
+        higher = threshold | (jnp.uint32(2**31) >> i.astype(jnp.uint32))
+        weight = jnp.where(bits >= higher[:, None], weights, 0).sum(-1)
+        return jnp.where(weight >= enough, higher, threshold)
+
+    lowest = jnp.zeros(logits.shape[0], jnp.uint32)
+    threshold = jax.lax.fori_loop(0, 32, settle, lowest)
+    return jnp.where(bits >= threshold[:, None], logits, -jnp.inf)

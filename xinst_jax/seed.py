@@ -85,9 +85,7 @@ def position(text: str) -> float:
     return int.from_bytes(digest) / 2**56
 
 
-def reversed_pairs(
-    pairs: Iterable[Pair], max_text_chars: int
-) -> list[tuple[str, str]]:
+def reversed_pairs(pairs: Iterable[Pair], max_text_chars: int) -> list[tuple[str, str]]:
     """Prompt and target for the generator: from the response to the instruction.
 
     Args:

@@ -107,7 +107,8 @@ def new_checkpoint(
     if vocabulary < 256 + len(_SPECIALS) or width % heads:
         raise ValueError(
             f"new_checkpoint needs {256 + len(_SPECIALS)} <= vocabulary and width a "
-            f"multiple of heads, got vocabulary={vocabulary}, width={width}, heads={heads}."
+            "multiple of heads, "
+            f"got vocabulary={vocabulary}, width={width}, heads={heads}."
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -121,7 +122,7 @@ def new_checkpoint(
             show_progress=False,
         ),
     )
-    bos, eos = (tokenizer.token_to_id(name) for name in _SPECIALS[:2])
+    bos, eos = 0, 1  # the trainer numbers special tokens first
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_SPECIALS[0]} $A", special_tokens=[(_SPECIALS[0], bos)]
     )
@@ -185,24 +186,19 @@ def fine_tune(
     with jax.set_mesh(mesh):
         weights = load_weights(checkpoint, model_config, "float32", mesh)
         model = Decoder(model_config, weights)
-        optimizer = _optimizer(config)
-        state = optimizer.init(model)
-        update = _update(optimizer)
+        how = {"clip": config.clip, "weight_decay": config.weight_decay}
+        state = _optimizer(**how).init(model)
+        rates = _learning_rates(config)
         bar = tqdm(plan, disable=not progress, unit="step", desc=Path(out).name)
         for step, (rows, epoch) in enumerate(bar, start=1):
             batch = _batch(examples, rows, shape, size, mesh)
-            model, state, loss = update(model, state, *batch)
+            rate = np.float32(rates(step))
+            model, state, loss = _update(model, state, batch, rate, **how)
             log.append({"step": step, "epoch": epoch, "loss": loss})
             if held and (step % config.eval_every == 0 or step == config.steps):
                 log[-1]["held_out_loss"] = _held_out_loss(model, held, tokenizer, mesh)
-            bar.set_postfix(
-                loss=f"{float(loss):.3f}",
-                **{
-                    "held out": f"{entry['held_out_loss']:.3f}"
-                    for entry in log
-                    if "held_out_loss" in entry
-                },
-            )
+            shown = {k: f"{v:.3f}" for k, v in log[-1].items() if k.endswith("loss")}
+            bar.set_postfix(bar_state | shown)
     log = [{**entry, "loss": float(entry["loss"])} for entry in log]
     save_checkpoint(out, model_config, model.weights(), tokenizer)
     lines = "".join(json.dumps(entry) + "\n" for entry in log)
@@ -286,8 +282,8 @@ def _batch(
     return jax.tree.map(put, (fill(texts, shape), index, targets))
 
 
-def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:
-    rate = optax.warmup_cosine_decay_schedule(
+def _learning_rates(config: TrainingConfig) -> Callable[[int], Any]:
+    return optax.warmup_cosine_decay_schedule(
         0.0,
         config.learning_rate,
         config.warmup,
@@ -295,35 +291,44 @@ def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:
         config.learning_rate / 10,
     )
 
+
+def _optimizer(clip: float, weight_decay: float) -> optax.GradientTransformation:
+    """AdamW up to the learning rate, which changes with every step."""
+
     def matrices(model: Decoder) -> Any:
-        is_matrix = lambda path, _: "norm" not in jax.tree_util.keystr(path)  # noqa: E731
-        return jax.tree_util.tree_map_with_path(is_matrix, model)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "norm" not in jax.tree_util.keystr(path), model
+        )
 
     return optax.chain(
-        optax.clip_by_global_norm(config.clip),
-        optax.adamw(rate, b2=0.95, weight_decay=config.weight_decay, mask=matrices),
+        optax.clip_by_global_norm(clip),
+        optax.scale_by_adam(b2=0.95),
+        optax.add_decayed_weights(weight_decay, mask=matrices),
     )
 
 
-def _update(optimizer: optax.GradientTransformation) -> Callable:
-    """One step: from model, optimizer state and batch to the next ones and the loss."""
+def _loss(
+    model: Decoder, rows: Rows, index: jax.Array, targets: jax.Array
+) -> jax.Array:
+    """Nats a target token."""
+    x, _ = hidden_of_rows(model, rows)
+    logprobs = target_logprobs(model, x, index, targets, chunk=_LOGIT_CHUNK)
+    return -logprobs.sum() / (index < rows.tokens.shape[1]).sum()
 
-    def loss_of(
-        model: Decoder, rows: Rows, index: jax.Array, targets: jax.Array
-    ) -> jax.Array:
-        x, _ = hidden_of_rows(model, rows)
-        logprobs = target_logprobs(model, x, index, targets, chunk=_LOGIT_CHUNK)
-        return -logprobs.sum() / (index < rows.tokens.shape[1]).sum()
 
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def update(
-        model: Decoder, state: Any, rows: Rows, index: jax.Array, targets: jax.Array
-    ) -> tuple[Decoder, Any, jax.Array]:
-        loss, gradient = jax.value_and_grad(loss_of)(model, rows, index, targets)
-        change, state = optimizer.update(gradient, state, model)
-        return optax.apply_updates(model, change), state, loss
-
-    return update
+@partial(
+    jax.jit,
+    static_argnames=("clip", "weight_decay"),
+    donate_argnames=("model", "state"),
+)
+def _update(
+    model: Decoder, state: Any, batch: Any, rate: Any, clip: float, weight_decay: float
+) -> tuple[Decoder, Any, jax.Array]:
+    """The next model and optimizer state, and the loss before."""
+    loss, gradient = jax.value_and_grad(_loss)(model, *batch)
+    change, state = _optimizer(clip, weight_decay).update(gradient, state, model)
+    change = jax.tree.map(lambda x: -rate * x, change)
+    return optax.apply_updates(model, change), state, loss
 
 
 def _held_out_loss(

@@ -122,8 +122,11 @@ def save_checkpoint(
         tokenizer.save(str(draft / "tokenizer.json"))
         draft.chmod(0o755)  # mkdtemp's own folder is closed to others
         if path.exists():
-            shutil.rmtree(path)
-        draft.rename(path)
+            path.rename(draft / "replaced")
+            draft.rename(path)
+            shutil.rmtree(path / "replaced")
+        else:
+            draft.rename(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -203,7 +206,8 @@ def _check(tensors: Mapping[str, Any], config: ModelConfig, path: Path) -> None:
     if surplus := sorted(found.keys() - expected.keys()):
         shapes = ", ".join(f"{name} {list(found[name])}" for name in surplus[:5])
         raise ValueError(
-            f"{path} has {len(surplus)} tensors that the model has no place for: {shapes}."
+            f"{path} has {len(surplus)} tensors that the model has no place for: "
+            f"{shapes}."
         )
 
 
