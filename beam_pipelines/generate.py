@@ -29,6 +29,7 @@ _ILL_POSED = re.compile(
     rf"\b(this|the|following|above|given)\b.*\b{_THE_INPUT}\b"
     rf"|\b(this|these|the (above|following|given|attached|provided))\s+(\w+\s+)?"
     rf"{_THE_INPUT}\b"
+    rf"|\bthe {_THE_INPUT} (above|below)\b"
     r"|\b(link|url|video|image|picture|photo|attachment)s?\b.*"
     r"\b(above|below|following|attached|here)\b"
     r"|\b(the (above|following)|find an?|attached) (link|url|video|image|picture)\b"

@@ -1,2 +1,485 @@
-def read_funnel(r): return r
-def as_text(f): return str(f)
+"""The report on a store: a table for the terminal, and one page that stands alone."""
+
+import itertools
+import math
+import os
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from beam_pipelines import charts
+from beam_pipelines.charts import Html, escape, fill, join, table
+from beam_pipelines.funnel import P_BEST_BINS, Funnel, Shown, Step, read_funnel
+from beam_pipelines.schema import LANGUAGES
+
+__all__ = ["Funnel", "as_text", "read_funnel", "write"]
+
+_TEXT_DAMAGE = 10
+# Characters of instruction and output that the paper published: mean, deviation.
+_PAPER = {
+    "fi": ((101, 81), (1027, 553)),
+    "id": ((101, 86), (1009, 542)),
+    "th": ((102, 85), (988, 545)),
+    "tr": ((104, 88), (1058, 534)),
+    "vi": ((101, 86), (1120, 561)),
+    "bn": ((112, 87), (1243, 519)),
+    "hi": ((97, 80), (1285, 506)),
+    "sw": ((100, 85), (1211, 524)),
+    "ta": ((99, 85), (1259, 498)),
+    "ur": ((108, 87), (1247, 509)),
+}
+# Of each step: what came out, for a column; what happens; how the next one is had.
+_STEPS = {
+    "documents": (
+        "documents",
+        "Pages in our languages, read, cleaned and judged text by text.",
+        "run `xinst run RECIPE --store {root} --until documents`",
+    ),
+    "duplicates": (
+        "unique",
+        "The newest capture of each address, and one document of each text.",
+        "they are removed when `xinst run` has read everything",
+    ),
+    "candidates": (
+        "with instruction",
+        "The generator writes an instruction for each document; rules reject some.",
+        "run `xinst run RECIPE --store {root} --until candidates`",
+    ),
+    "scores": (
+        "kept",
+        "The evaluator rates each pair; those that it finds best are kept.",
+        "run `xinst run RECIPE --store {root} --until scores`",
+    ),
+    "examples": (
+        "published",
+        "Of each language its quota, spread over topics.",
+        "`tfds build x_instruction` chooses them",
+    ),
+}
+
+
+def as_text(funnel: Funnel) -> str:
+    """The funnel as a table for a terminal."""
+    reading = funnel.reading
+    if not funnel.name:
+        return f"Nothing was run on the store {funnel.root} yet."
+    rows = [("", "in", "out", "dropped")]
+    for step in funnel.steps:
+        counts = step.entered, step.left, step.dropped
+        rows.append((step.name, *(f"{count.total():,}" for count in counts)))
+        for reason, count in step.reasons.items():
+            rows.append((f"  {_one_line(reason)}", "", "", f"{count:,}"))
+        rows += [(f"  {remark}", "", "", "") for remark in _remarks(step)]
+    widths = [max(len(row[at]) for row in rows) for at in range(4)]
+    lines = [f"{_one_line(funnel.name)}: {_extent(funnel)}"]
+    for name, *numbers in rows:
+        cells = [n.rjust(width) for n, width in zip(numbers, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells]).rstrip())
+    if reading.num_damaged:
+        lines.append(f"damaged places: {reading.num_damaged:,}")
+    for place in reading.damage[:_TEXT_DAMAGE]:
+        file, reason = _one_line(place.file), _one_line(place.reason)
+        lines.append(f"  {file}, offset {place.offset:,}: {reason}")
+    if (more := reading.num_damaged - _TEXT_DAMAGE) > 0:
+        lines.append(f"  … and {more:,} more")
+    return "\n".join([*lines, *map(_one_line, funnel.notes)])
+
+
+def write(root: str, out: str) -> None:
+    """Writes the report on a store as a page; it is there whole, or not at all.
+
+    Args:
+      root: Of the store.
+      out: A local file.
+
+    Raises:
+      ValueError: `out` is not local.
+    """
+    if "://" in out:
+        raise ValueError(f"--out is {out!r}; expected a path on this machine.")
+    text = page(read_funnel(root))
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def page(funnel: Funnel) -> Html:
+    """The report as HTML."""
+    title = f"{funnel.name or 'Empty store'} – X-Instruction report"
+    if not funnel.name:
+        body = fill(
+            "<h1>Nothing here yet</h1><p>No recipe was run on the store "
+            "<code>{root}</code>. To begin: {next}.</p>",
+            root=funnel.root,
+            next=_commands("documents", funnel),
+        )
+        return charts.page(title, body)
+    sections = [
+        _top(funnel),
+        _funnel(funnel),
+        _by_language(funnel),
+        _reasons_by_language(funnel),
+        _lengths(funnel),
+        _scores(funnel),
+        _shown(funnel),
+        _damage(funnel),
+        _dropped(funnel),
+        _footer(funnel),
+    ]
+    return charts.page(title, Html("\n".join(sections)))
+
+
+def _remarks(step: Step) -> list[str]:
+    """What keeps a step's numbers from adding up, if anything does."""
+    remarks = []
+    if step.waiting:
+        remarks.append(f"not done yet: {step.waiting:,}")
+    if step.surplus:
+        remarks.append(f"of texts that a later run replaced: {step.surplus:,}")
+    return remarks
+
+
+def _one_line(text: str) -> str:
+    """Text from a store for a terminal: nothing in it moves the cursor."""
+    return " ".join(charts.printable(text).split())
+
+
+def _extent(funnel: Funnel) -> str:
+    """How much was read, and when it was captured."""
+    reading = funnel.reading
+    if not reading.files:
+        return "nothing was read yet"
+    parts = [
+        f"{reading.pages:,} pages from {len(reading.files):,} files, "
+        f"{reading.files.total() / 1e6:,.1f} MB read"
+    ]
+    if reading.bytes_left:
+        parts.append(f"{reading.bytes_left / 1e6:,.1f} MB still to read")
+    if reading.dates:
+        first, last = (date[:10] for date in reading.dates)
+        parts.append(f"captured {first}" + (f" to {last}" if last != first else ""))
+    return ", ".join(parts)
+
+
+def _section(title: str, *parts: Html) -> Html:
+    return fill(
+        "<section><h2>{title}</h2>{parts}</section>", title=title, parts=join(*parts)
+    )
+
+
+def _p(text: str) -> Html:
+    return fill("<p>{text}</p>", text=text)
+
+
+def _commands(name: str, funnel: Funnel) -> Html:
+    """How a step is had, its commands set as code."""
+    pieces = _STEPS[name][2].split("`")
+    for at, piece in enumerate(pieces):
+        template = "<code>{x}</code>" if at % 2 else "{x}"
+        pieces[at] = fill(template, x=piece.format(root=funnel.root))
+    return Html("".join(pieces))
+
+
+def _languages(funnel: Funnel) -> list[str]:
+    """Those that occur, in our order; the unknown one last."""
+    found = {code for step in funnel.steps for code in step.entered}
+    known = [code for code in LANGUAGES if code in found]
+    return [*known, *sorted(found - LANGUAGES.keys())]
+
+
+def _top(funnel: Funnel) -> Html:
+    tiles = [("pages read", funnel.reading.pages)]
+    tiles += [(_STEPS[step.name][0], step.left.total()) for step in funnel.steps]
+    return fill(
+        '<header><p class="soft">X-Instruction · what a store holds</p>'
+        '<h1>{name}</h1><p>{extent}.</p><ul class="tiles">{tiles}</ul></header>',
+        name=funnel.name,
+        extent=(extent := _extent(funnel))[:1].upper() + extent[1:],
+        tiles=join(
+            *(
+                fill("<li><b>{n}</b><span>{name}</span></li>", n=count, name=name)
+                for name, count in tiles
+            )
+        ),
+    )
+
+
+def _funnel(funnel: Funnel) -> Html:
+    parts = [_step(funnel, step) for step in funnel.steps]
+    reached = {step.name for step in funnel.steps}
+    for name in _STEPS:
+        if name not in reached:
+            parts.append(
+                fill(
+                    '<p class="soft">No {name} yet: {next}.</p>',
+                    name="removal of duplicates" if name == "duplicates" else name,
+                    next=_commands(name, funnel),
+                )
+            )
+            break
+    return _section(
+        "The funnel", _p("Each bar is the whole of what came into its step."), *parts
+    )
+
+
+def _step(funnel: Funnel, step: Step) -> Html:
+    entered, left = step.entered.total(), step.left.total()
+    about = _STEPS[step.name][1]
+    if step.name == "documents" and entered > funnel.reading.pages:
+        pages = f"{funnel.reading.pages:,}"
+        about += f" Long ones are cut: {pages} pages gave {entered:,} texts."
+    about += "".join(f" {remark.capitalize()}." for remark in _remarks(step))
+    return fill(
+        '<article class="step"><header><h3>{name}</h3>'
+        '<span class="n">{entered} → {left}</span></header>'
+        '<p class="soft">{about}</p>{bar}{reasons}</article>',
+        name=step.name.capitalize(),
+        entered=entered,
+        left=left,
+        about=about,
+        bar=charts.shares(
+            [
+                ("kept", left),
+                ("dropped", step.dropped.total()),
+                ("waiting", step.waiting),
+            ]
+        ),
+        reasons=charts.reason_bars(step.reasons, entered) if step.dropped else None,
+    )
+
+
+def _by_language(funnel: Funnel) -> Html:
+    if not funnel.steps:
+        return Html("")
+    head = ["", "texts judged", *(_STEPS[step.name][0] for step in funnel.steps)]
+    columns = [funnel.steps[0].entered, *(step.left for step in funnel.steps)]
+    rows: list[list[object]] = [
+        [charts.language_name(code), *(column[code] for column in columns)]
+        for code in _languages(funnel)
+    ]
+    rows.append(["all", *(column.total() for column in columns)])
+    return _section("Stage by language", table(head, rows, "across total"))
+
+
+def _reasons_by_language(funnel: Funnel) -> Html:
+    if not any(step.dropped for step in funnel.steps):
+        return Html("")
+    languages = _languages(funnel)
+    heads = [
+        fill('<abbr title="{name}">{code}</abbr>', name=charts.language_name(c), code=c)
+        if c
+        else escape("not known")
+        for c in languages
+    ]
+    rows = [
+        [
+            fill("<code>{reason}</code>", reason=reason),
+            step.name,
+            *(step.dropped[reason, code] for code in languages),
+            count,
+        ]
+        for step in funnel.steps
+        for reason, count in step.reasons.items()
+    ]
+    return _section(
+        "Why, by language", table(["reason", "stage", *heads, "all"], rows, "across")
+    )
+
+
+def _lengths(funnel: Funnel) -> Html:
+    if not funnel.output_chars:
+        return Html("")
+    what = "kept pairs" if funnel.step("scores") else "what is there so far"
+    parts = [
+        _p(
+            f"In characters, of {what}. Beside ours (dot, solid line) the lengths that "
+            "the X-Instruction paper published (diamond, dotted line): mean ± standard "
+            "deviation."
+        )
+    ]
+    kinds = (
+        ("Outputs", funnel.output_chars, 1),
+        ("Instructions", funnel.instruction_chars, 0),
+    )
+    figures = [_length(*kind) for kind in kinds if kind[1]]
+    parts.append(fill('<div class="figures">{f}</div>', f=join(*figures)))
+    return _section("Lengths", *parts)
+
+
+def _length(name: str, counts: Mapping[tuple[str, int], int], paper: int) -> Html:
+    by_language: dict[str, Counter[int]] = {}
+    for (code, chars), count in counts.items():
+        by_language.setdefault(code, Counter())[chars] += count
+    every = sum(by_language.values(), Counter[int]())
+    width = _nice_width(max(every))
+    num_bins = max(every) // width + 1
+    bins = [0] * num_bins
+    for chars, count in every.items():
+        bins[chars // width] += count
+    limit = num_bins * width
+    figures = {
+        code: (_mean_and_deviation(by_language[code]), _PAPER[code][paper])
+        for code in LANGUAGES
+        if code in by_language
+    }
+    # One axis for all of them.
+    furthest = max(sum(each) for pair in figures.values() for each in pair)
+    rows = [
+        (
+            charts.language_name(code),
+            by_language[code].total(),
+            fill('<span class="n">{x}</span>', x="{:.0f} ± {:.0f}".format(*ours)),
+            fill('<span class="n">{x}</span>', x="{} ± {}".format(*theirs)),
+            charts.strip(ours, theirs, furthest),
+        )
+        for code, (ours, theirs) in figures.items()
+    ]
+    drawing = charts.histogram(
+        bins,
+        [f"{at * width:,} to {(at + 1) * width - 1:,}" for at in range(num_bins)],
+        [(share, f"{share * limit:,.0f}") for share in (0, 0.5, 1)],
+        f"{name}: number of characters, of {every.total():,}",
+    )
+    return fill(
+        "<figure><h3>{name}</h3>{drawing}<figcaption>characters; highest bar: {n}"
+        "</figcaption>{table}</figure>",
+        name=name,
+        drawing=drawing,
+        n=max(bins),
+        table=table(("", "texts", "ours", "paper", ""), rows, "lengths"),
+    )
+
+
+def _nice_width(longest: int) -> int:
+    """1, 2 or 5 times a power of ten, for some ten to twenty-five bins."""
+    width = 10 ** max(0, math.floor(math.log10(max(longest, 1))) - 1)
+    return next(width * step for step in (1, 2, 5) if longest < 25 * width * step)
+
+
+def _mean_and_deviation(counts: Counter[int]) -> tuple[float, float]:
+    number = counts.total()
+    mean = sum(value * count for value, count in counts.items()) / number
+    squares = sum((value - mean) ** 2 * count for value, count in counts.items())
+    return mean, math.sqrt(squares / number)
+
+
+def _scores(funnel: Funnel) -> Html:
+    if not funnel.p_best:
+        return Html("")
+    bins = [funnel.p_best[at] for at in range(P_BEST_BINS)]
+    edges = [at / P_BEST_BINS for at in range(P_BEST_BINS + 1)]
+    drawing = charts.histogram(
+        bins,
+        [f"{low:.2f} to {high:.2f}" for low, high in itertools.pairwise(edges)],
+        [(share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)],
+        f"Probability of the rating “best”, of {sum(bins):,} pairs",
+        (funnel.keep_above, f"keep_above {funnel.keep_above:g}"),
+    )
+    return _section(
+        "Scores",
+        _p(
+            "How sure the evaluator is that a pair is of the best kind (p_best). Pairs "
+            "left of the dashed line are dropped."
+        ),
+        fill(
+            "<figure>{drawing}<figcaption>p_best; highest bar: {n} of {all} pairs"
+            "</figcaption></figure>",
+            drawing=drawing,
+            n=max(bins),
+            all=sum(bins),
+        ),
+    )
+
+
+def _shown(funnel: Funnel) -> Html:
+    if funnel.step("scores"):
+        title, what = "Examples", "pairs that were kept"
+    elif funnel.step("candidates"):
+        title, what = "Examples", "pairs with a usable instruction; none is scored yet"
+    else:
+        title, what = "Texts", "documents; none has an instruction yet"
+    if not funnel.shown:
+        return _section(title, _p(f"There are no {what}."))
+    head = ("language", "instruction", "output", "score", "page")
+    return _section(
+        title,
+        _p(f"Some {what}. The hash of its id decides whether a text is shown."),
+        table(head, [_example(item) for item in funnel.shown], "shown"),
+    )
+
+
+def _example(item: Shown) -> tuple[object, ...]:
+    document = item.document
+    return (
+        charts.language_name(document.language),
+        item.instruction or "–",
+        charts.foreign(document.text, document.language),
+        "–"
+        if item.p_best is None
+        else fill(
+            '{score}<span class="place">p_best {p_best}</span>',
+            score=f"{item.score:.2f}",
+            p_best=f"{item.p_best:.2f}",
+        ),
+        _page(document.url, document.warc_file, document.warc_offset),
+    )
+
+
+def _page(url: str, file: str, offset: int) -> Html:
+    return fill(
+        '{link}<span class="place"><bdi dir="ltr">{file}</bdi>, offset {offset}</span>',
+        link=charts.link(url),
+        file=file,
+        offset=offset,
+    )
+
+
+def _damage(funnel: Funnel) -> Html:
+    reading = funnel.reading
+    if not reading.files:
+        return Html("")
+    if not reading.num_damaged:
+        return _section("Damage", _p("Nothing that was read is damaged."))
+    rows = [(d.file, d.offset, d.reason, d.detail) for d in reading.damage]
+    parts = [
+        _p("Places that could not be read. Everything around them was."),
+        table(("file", "offset", "reason", "detail"), rows, "places"),
+    ]
+    if (more := reading.num_damaged - len(rows)) > 0:
+        parts.append(_p(f"… and {more:,} more."))
+    return _section("Damage", *parts)
+
+
+def _dropped(funnel: Funnel) -> Html:
+    few = [item for _, found in sorted(funnel.reading.few.items()) for _, item in found]
+    if not few:
+        return Html("")
+    rows = [
+        (
+            fill("<code>{reason}</code>", reason=item.reason),
+            charts.language_name(item.language),
+            item.chars,
+            _page(item.url, item.file, item.offset),
+        )
+        for item in few
+    ]
+    return _section(
+        "What was dropped",
+        _p("Some texts that became no document, for every reason and language."),
+        fill(
+            "<details><summary>{n} texts</summary>{table}</details>",
+            n=len(rows),
+            table=table(("reason", "language", "characters", "page"), rows, "places"),
+        ),
+    )
+
+
+def _footer(funnel: Funnel) -> Html:
+    lines: Iterable[str] = (f"Store: {funnel.root}", *funnel.notes)
+    return fill("<footer>{lines}</footer>", lines=join(*(_p(line) for line in lines)))

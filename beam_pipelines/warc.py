@@ -50,6 +50,7 @@ _PARSE_ERRORS = (
     ValueError,
     AttributeError,
     TypeError,
+    RecursionError,  # From JSON that is nested without end.
 )
 
 
@@ -310,7 +311,7 @@ def _annotated(found: Iterator[_Found], stop: int) -> Iterator[Page | Flaw]:
             page = None
         offset = item.warc_offset if isinstance(item, Page) else item.offset
         if offset >= stop:
-            if page is None or not isinstance(item, _Note):
+            if page is None or not isinstance(item, (_Note, Flaw)):
                 break
         elif isinstance(item, Flaw):
             yield item
@@ -329,8 +330,8 @@ def _gzip_pages(window: _Window, warc_file: str, at: int) -> Iterator[_Found]:
             if error.reason == "too_large" and at == 0:
                 # Perhaps the whole file is one member.
                 yield from _single_member_pages(window, warc_file)
-                return
-            yield Flaw(offset=at, reason=error.reason, detail=error.detail)
+            else:
+                yield Flaw(offset=at, reason=error.reason, detail=error.detail)
             at = _search(window, at + 1)[0]
             continue
         yield from _member_pages(member, warc_file, at)
@@ -344,10 +345,16 @@ def _member_pages(member: _Member, warc_file: str, offset: int) -> Iterator[_Fou
         detail = f"the member begins with {member.payload[:12]!r}"
         yield Flaw(offset=offset, reason="not_warc", detail=detail)
         return
-    records = list(_split_records(io.BytesIO(member.payload), 0, strict=False))
+    records = []
+    try:
+        for _, record in _split_records(io.BytesIO(member.payload), 0, strict=False):
+            records.append(record)
+    except _Unreadable as error:
+        # What came before it is good: a Content-Length too small leaves a rest, say.
+        yield Flaw(offset=offset, reason=error.reason, detail=error.detail)
     if len(records) > 1:
         yield _single_member(offset, f"{len(records):,} records share one gzip member")
-    for _, record in records:
+    for record in records:
         yield _parse(record, warc_file, offset, member.stop - offset)
 
 
@@ -356,15 +363,19 @@ def _single_member(offset: int, detail: str) -> Flaw:
 
 
 def _single_member_pages(window: _Window, warc_file: str) -> Iterator[_Found]:
-    """The pages of a file that is one member too large to hold in memory."""
-    yield _single_member(0, "the file is one gzip member; it cannot be split")
+    """The pages of a file's first member, which is too large to hold in memory."""
     stream = io.BufferedReader(_InflatedFile(window), _WINDOW_BYTES)
     try:
-        for _, record in _split_records(stream, 0, strict=True):
+        for number, (_, record) in enumerate(_split_records(stream, 0, strict=True)):
+            if number == 1:
+                yield _single_member(
+                    0, "the file is one gzip member; it cannot be split"
+                )
             yield _parse(record, warc_file, 0, window.size)
     except (_Unreadable, *_INFLATE_ERRORS) as error:
         reason = error.reason if isinstance(error, _Unreadable) else "damaged"
-        yield Flaw(offset=0, reason=reason, detail=str(error))
+        detail = error.detail if isinstance(error, _Unreadable) else str(error)
+        yield Flaw(offset=0, reason=reason, detail=detail)
 
 
 class _InflatedFile(io.RawIOBase):
@@ -475,8 +486,8 @@ def _parse(record: bytes, warc_file: str, offset: int, length: int) -> _Found:
 def _warc_type(record: bytes) -> bytes:
     """The record's type, found without parsing it: two of three are not read."""
     head = record[:2048].lower()
-    at = head.find(b"warc-type:")
-    return head[at + 10 : at + 40].split(b"\n", 1)[0].strip() if at >= 0 else b""
+    at = head.find(b"\nwarc-type:")  # At a line's start: an address may hold it too.
+    return head[at + 11 : at + 41].split(b"\n", 1)[0].strip() if at >= 0 else b""
 
 
 def _page(
@@ -526,7 +537,8 @@ def _note(record: ArcWarcRecord, offset: int) -> _Note | _Other:
             # An unreliable guess is no declaration.
             if not detected.get("reliable"):
                 return _Other(offset)
-            codes = (item.get("code-iso-639-3") for item in detected["languages"])
+            found = detected.get("languages") or ()
+            codes = (item.get("code-iso-639-3") for item in found)
             return _Note(offset, page_id, tuple(filter(None, codes)))
     return _Other(offset)
 
@@ -559,14 +571,21 @@ def _undeflate(body: bytes) -> bytes:
             inflated = inflate.decompress(body, MAX_RECORD_BYTES)
         except _INFLATE_ERRORS:
             continue
-        if inflated:
+        # Plain text may begin as raw deflate does, but not be that to its end.
+        whole = inflate.eof and not inflate.unused_data
+        if whole or (inflated and wbits > 0):
             return inflated
     return body
 
 
 def _unbrotli(body: bytes) -> bytes:
     """The body inflated, or as it is where it is plainly text."""
-    inflate = brotli.Decompressor()
+    try:
+        # Text may inflate by accident; brotli is not UTF-8 by accident.
+        body.decode("utf-8")
+        return body
+    except UnicodeDecodeError:
+        inflate = brotli.Decompressor()
     try:
         inflated = inflate.process(body, output_buffer_limit=MAX_RECORD_BYTES)
     except brotli.error as error:

@@ -135,6 +135,9 @@ class Decoder(nnx.Module):
         x = self.embedding[...].at[tokens].get(out_sharding=_WHOLE)
         rotation = rope_rotation(positions, self.config)
 
+        # For gradients a layer is run again: keeping what is inside it would take
+        # gigabytes in a large model, and on CPU writing it takes longer than that.
+        @jax.checkpoint
         def layer(x: jax.Array, own: tuple[Layers, Any]) -> tuple[jax.Array, Any]:
             return own[0](x, rotation, attend, own[1])
 

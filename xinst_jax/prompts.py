@@ -26,6 +26,18 @@ RATE = (
     "### Response:\n{response}\n\n### Rating:"
 )
 RATINGS = (" best", " flawed", " worst")
+LANGUAGE_NAMES = {
+    "fi": "Finnish",
+    "id": "Indonesian",
+    "th": "Thai",
+    "tr": "Turkish",
+    "vi": "Vietnamese",
+    "bn": "Bengali",
+    "hi": "Hindi",
+    "sw": "Swahili",
+    "ta": "Tamil",
+    "ur": "Urdu",
+}
 
 
 def generate(text: str) -> str:

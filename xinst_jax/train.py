@@ -189,17 +189,17 @@ def fine_tune(
         how = {"clip": config.clip, "weight_decay": config.weight_decay}
         state = _optimizer(**how).init(model)
         rates = _learning_rates(config)
+        shown: dict[str, str] = {}
         bar = tqdm(plan, disable=not progress, unit="step", desc=Path(out).name)
         for step, (rows, epoch) in enumerate(bar, start=1):
             batch = _batch(examples, rows, shape, size, mesh)
             rate = np.float32(rates(step))
             model, state, loss = _update(model, state, batch, rate, **how)
-            log.append({"step": step, "epoch": epoch, "loss": loss})
+            log.append({"step": step, "epoch": epoch, "loss": float(loss)})
             if held and (step % config.eval_every == 0 or step == config.steps):
                 log[-1]["held_out_loss"] = _held_out_loss(model, held, tokenizer, mesh)
-            shown = {k: f"{v:.3f}" for k, v in log[-1].items() if k.endswith("loss")}
-            bar.set_postfix(bar_state | shown)
-    log = [{**entry, "loss": float(entry["loss"])} for entry in log]
+            shown |= {k: f"{v:.3f}" for k, v in log[-1].items() if "loss" in k}
+            bar.set_postfix(shown)
     save_checkpoint(out, model_config, model.weights(), tokenizer)
     lines = "".join(json.dumps(entry) + "\n" for entry in log)
     (Path(out) / "training_log.jsonl").write_text(lines, encoding="utf-8")

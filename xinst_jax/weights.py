@@ -47,7 +47,7 @@ def load_weights(
         raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
     shardings = weight_shardings(config, mesh)
     with contextlib.ExitStack() as stack:
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for file in _files(Path(path)):
             opened = stack.enter_context(safe_open(file, framework="numpy"))
             tensors |= {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
@@ -105,7 +105,7 @@ def save_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for name, weight in weights_of(config).items():
             array = np.asarray(weights[name])
             if "{layer}" not in weight.checkpoint:
@@ -152,7 +152,7 @@ class _Reader:
         self.tensors, self.name, self.shape, self.dtype = tensors, name, shape, dtype
         self.last: tuple[Any, np.ndarray] | None = None
 
-    def __call__(self, index: tuple[slice, ...]) -> np.ndarray:
+    def __call__(self, index: Any) -> np.ndarray:
         # Devices along the data axis ask for the same part, one after the other.
         if self.last is None or self.last[0] != index:
             self.last = index, self._read(index)

@@ -12,32 +12,37 @@ SCRIPT = """
 import json, sys
 import jax
 jax.config.update("jax_numpy_rank_promotion", "raise")
+from xinst_jax import engine as engine_module
 from xinst_jax.engine import Engine
 from xinst_jax.config import SamplingConfig
 from xinst_jax.sharding import make_mesh
 from xinst_jax.train import TrainingConfig, fine_tune
+# Small rows: eight devices share a few cores.
+engine_module._ROW_TOKENS["cpu"] = 512
+engine_module._DECODING_SLOTS["cpu"] = 4
 checkpoint, out, prompts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 results = {}
 for data, model in ((1, 1), (8, 1), (4, 2), (2, 4)):
     mesh = make_mesh(data, model)
     engine = Engine.load(checkpoint, mesh=mesh)
     greedy = engine.generate(prompts, SamplingConfig(max_new_tokens=6))
-    warm = engine.generate(
-        prompts, SamplingConfig(max_new_tokens=6, temperature=1.0, top_k=40, top_p=0.9)
-    )
-    name = f"{data}x{model}"
-    log = fine_tune(
-        checkpoint, f"{out}/{name}", [("ab" * n, "cd") for n in range(9, 15)],
-        [("abc", "d")], TrainingConfig(steps=2, batch_tokens=512, warmup=0),
-        progress=False, mesh=mesh,
-    )
-    results[name] = {
-        "tokens": [g.tokens for g in greedy + warm],
+    own = results[f"{data}x{model}"] = {
+        "greedy": [g.tokens for g in greedy],
         "score": engine.score(prompts, ["a", "b"]).tolist(),
-        "embed": engine.embed(prompts).tolist(),
-        "likelihood": engine.loglikelihood(prompts, [[9, 8]] * len(prompts)).tolist(),
-        "held_out": log[-1]["held_out_loss"],
     }
+    if (data, model) not in ((8, 1), (2, 4)):  # compiling takes all of the time
+        warm = SamplingConfig(max_new_tokens=6, temperature=1.0, top_k=40, top_p=0.9)
+        own["warm"] = [g.tokens for g in engine.generate(prompts, warm)]
+    if (data, model) not in ((8, 1), (4, 2)):
+        own["embed"] = engine.embed(prompts).tolist()
+pairs = [("ab" * n, "cd") for n in range(9, 15)]
+for data, model in ((1, 1), (2, 4)):
+    log = fine_tune(
+        checkpoint, f"{out}/{data}", pairs, pairs,
+        TrainingConfig(steps=3, batch_tokens=1024, warmup=0), progress=False,
+        mesh=make_mesh(data, model),
+    )
+    results[f"{data}x{model}"]["held_out"] = log[-1]["held_out_loss"]
 try:
     Engine.load(checkpoint, mesh=make_mesh(1, 5))
 except ValueError as error:
@@ -60,7 +65,7 @@ def results(
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
     }
     out = tmp_path_factory.mktemp("meshes")
-    arguments = [str(checkpoint), str(out), json.dumps(prompts)]
+    arguments = [str(checkpoint), str(out), json.dumps(prompts[:7])]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *arguments],
         env=environment,
@@ -75,11 +80,17 @@ def results(
 @pytest.mark.parametrize("mesh", ["8x1", "4x2", "2x4"])
 def test_a_mesh_gives_what_one_device_gives(results: dict, mesh: str) -> None:
     one, many = results["1x1"], results[mesh]
-    assert many["tokens"] == one["tokens"]
-    for name in ("score", "embed", "likelihood"):
+    assert {"greedy", "score"} <= many.keys()
+    for name in many.keys() & {"greedy", "warm"}:
+        assert many[name] == one[name]
+    for name in many.keys() & {"score", "embed"}:
         for a, b in zip(many[name], one[name], strict=True):
             assert a == pytest.approx(b, abs=1e-4)
-    assert many["held_out"] == pytest.approx(one["held_out"], rel=0.05)
+
+
+def test_training_on_a_mesh_comes_to_the_same_loss(results: dict) -> None:
+    losses = results["1x1"]["held_out"], results["2x4"]["held_out"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_a_size_that_does_not_divide_is_shown_with_its_mesh(results: dict) -> None:

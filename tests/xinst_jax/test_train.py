@@ -83,7 +83,7 @@ def test_training_lowers_the_loss_and_is_learnt(
 def test_the_first_loss_is_the_engines_own_likelihood(
     scratch: Path, trained: tuple[Path, list[dict]], tmp_path: Path
 ) -> None:
-    one = TrainingConfig(steps=1, batch_tokens=4096, warmup=0, learning_rate=1e-9)
+    one = dataclasses.replace(CONFIG, steps=1, warmup=0, learning_rate=1e-9)
     (entry,) = fine_tune(scratch, tmp_path / "o", PAIRS, PAIRS, one, progress=False)
     engine = Engine.load(scratch)
     targets = [

@@ -1,0 +1,512 @@
+"""The funnel: what a store holds, what was dropped on the way to it, and why.
+
+It is read from the parts and the small files of counts. Beam's counters would count a
+retried bundle twice.
+"""
+
+import bisect
+import dataclasses
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
+
+from apache_beam.io.filesystems import FileSystems
+
+from beam_pipelines import evaluate
+from beam_pipelines import recipe as recipes
+from beam_pipelines import store as stores
+from beam_pipelines.recipe import Recipe, RecipeError
+from beam_pipelines.schema import (
+    LANGUAGES,
+    Candidate,
+    Document,
+    Score,
+    from_row,
+    text_digest,
+)
+
+K = TypeVar("K")
+T = TypeVar("T")
+Texts = dict[str, tuple[str, int]]
+
+P_BEST_BINS = 20
+# To look at: of each language, of each (reason, language), of all damaged places.
+_SHOWN, _DROPPED, _DAMAGE = 3, 3, 200
+_BEGINNING_CHARS = 300
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step: what went in came out, was dropped, or waits for the next run.
+
+    Attributes:
+      name: `documents`, `duplicates`, `candidates`, `scores` or `examples`.
+      entered: How many went in, by language; an empty one is not known.
+      left: How many came out, by language.
+      dropped: How many were dropped, by (reason, language).
+    """
+
+    name: str
+    entered: Counter[str]
+    left: Counter[str]
+    dropped: Counter[tuple[str, str]]
+
+    @property
+    def waiting(self) -> int:
+        """How many went in and are not done."""
+        return (self.entered - self._done).total()
+
+    @property
+    def surplus(self) -> int:
+        """How many are done and did not go in: their texts were replaced since."""
+        return (self._done - self.entered).total()
+
+    @property
+    def _done(self) -> Counter[str]:
+        return self.left + _by_language(self.dropped)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many were dropped, by reason, the commonest first."""
+        total: Counter[str] = Counter()
+        for (reason, _), count in self.dropped.items():
+            total[reason] += count
+        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """A place in a file that could not be read.
+
+    Attributes:
+      file: As the recipe names it, without `source.base`.
+      offset: Bytes.
+      reason: What was wrong, as a name that is counted.
+      detail: For people.
+    """
+
+    file: str
+    offset: int
+    reason: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """A text that became no document.
+
+    Attributes:
+      reason: Why.
+      language: A key of `LANGUAGES`, or empty where it is not known.
+      chars: Of the text that was judged.
+      url: Of its page.
+      file: Where the page lies.
+      offset: Bytes.
+    """
+
+    reason: str
+    language: str
+    chars: int
+    url: str
+    file: str
+    offset: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """One of what is left at the end, to look at.
+
+    Attributes:
+      document: Its text is only the beginning.
+      instruction: Empty while there is none.
+      score: None while there is none.
+      p_best: Likewise.
+    """
+
+    document: Document
+    instruction: str
+    score: float | None
+    p_best: float | None
+
+
+@dataclasses.dataclass(slots=True)
+class Reading:
+    """What the parts of the documents say of the crawl.
+
+    Attributes:
+      pages: That were read.
+      files: Bytes that were read of each file.
+      bytes_left: Of the last run's source, that no part covers.
+      dates: Of the first and the last capture with a document, ISO 8601; or empty.
+      texts: Language and characters of each document, by its key.
+      drops: How many texts were dropped, by (reason, language).
+      few: Some of them, by (reason, language); each with the hash that chose it.
+      num_damaged: Damaged places.
+      damage: The first of them.
+    """
+
+    pages: int = 0
+    files: Counter[str] = dataclasses.field(default_factory=Counter)
+    bytes_left: int = 0
+    dates: tuple[str, ...] = ()
+    texts: Texts = dataclasses.field(default_factory=dict)
+    drops: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
+    few: dict[tuple[str, str], list[tuple[str, Dropped]]] = dataclasses.field(
+        default_factory=dict
+    )
+    num_damaged: int = 0
+    damage: list[Damage] = dataclasses.field(default_factory=list)
+
+    def add(self, part: stores.Part) -> None:
+        """Counts what one part holds, and what its making dropped."""
+        facts = part.facts
+        file = facts["path"]
+        self.pages += facts["pages"]
+        self.files[file] += min(facts["stop"], facts["size"]) - facts["start"]
+        for reason, language, count in facts["drops"]:
+            self.drops[reason, language] += count
+        for sample in facts["samples"]:
+            item = Dropped(file=file, **sample)
+            group, name = (item.reason, item.language), f"{file}:{item.offset}"
+            _keep_few(self.few, group, name, item, _DROPPED)
+        self.num_damaged += facts["num_flaws"]
+        room = _DAMAGE - len(self.damage)
+        self.damage.extend(Damage(file=file, **flaw) for flaw in facts["flaws"][:room])
+        for row in part.rows:
+            self.texts[_document_key(row)] = row["language"], len(row["text"])
+            dates = (*self.dates, row["date"])
+            self.dates = min(dates), max(dates)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Funnel:
+    """What a store holds.
+
+    Attributes:
+      root: Of the store.
+      name: Of the recipe; empty: nothing was run on this store yet.
+      keep_above: The recipe's threshold on `p_best`.
+      reading: What was read of the crawl.
+      steps: Those that the store has come to, in order.
+      output_chars: How many texts at the end have (language, number of characters).
+      instruction_chars: The same for their instructions.
+      p_best: How many scored pairs fall into each of `P_BEST_BINS` equal bins.
+      shown: A few in each language of what is left at the end.
+      notes: Which folders were read, and what was left out, for people.
+    """
+
+    root: str
+    name: str = ""
+    keep_above: float = 0.0
+    reading: Reading = dataclasses.field(default_factory=Reading)
+    steps: tuple[Step, ...] = ()
+    output_chars: Counter[tuple[str, int]] = dataclasses.field(default_factory=Counter)
+    instruction_chars: Counter[tuple[str, int]] = dataclasses.field(
+        default_factory=Counter
+    )
+    p_best: Counter[int] = dataclasses.field(default_factory=Counter)
+    shown: tuple[Shown, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def step(self, name: str) -> Step | None:
+        """The step of that name, if the store has come to it."""
+        return next((step for step in self.steps if step.name == name), None)
+
+
+def read_funnel(root: str) -> Funnel:
+    """What a store holds, whatever stages it has come to.
+
+    Raises:
+      RecipeError: Its `recipe.json` is of another version.
+      StoreError: A small file in it is damaged.
+    """
+    path = FileSystems.join(root, "recipe.json")
+    if not FileSystems.exists(path):
+        return Funnel(root=root)
+    recipe = _recipe(stores.read_json(path))
+    store = stores.Store(root, recipe)
+    notes: list[str] = []
+    documents = _stage(store, "documents", Document, notes)
+    candidates = _stage(store, "candidates", Candidate, notes)
+    scores = _stage(store, "scores", Score, notes)
+
+    reading = _read_documents(documents, root, notes)
+    texts, steps = reading.texts, []
+    final = dict.fromkeys(texts, "")
+    if reading.files:
+        languages = Counter(language for language, _ in texts.values())
+        entered = languages + _by_language(reading.drops)
+        steps.append(_step("documents", entered, languages, reading.drops))
+        counts = FileSystems.join(documents.folder, "duplicates.json")
+        steps.extend(_counted_step("duplicates", languages, counts))
+    usable, rejected = _read_candidates(candidates, texts)
+    if usable or rejected:
+        final = {_text_key(key): key for key in usable}
+        languages = Counter(texts[key][0] for key in final)
+        steps.append(_step("candidates", steps[-1].left, languages, rejected))
+    judged = _read_scores(scores, usable, texts, recipe.evaluator)
+    if judged.kept or judged.dropped:
+        final = {_text_key(key): key for key in judged.kept}
+        languages = Counter(texts[key][0] for key in final)
+        steps.append(_step("scores", steps[-1].left, languages, judged.dropped))
+        steps.extend(_counted_step("examples", languages, _not_chosen(store, notes)))
+
+    return Funnel(
+        root=root,
+        name=recipe.name,
+        keep_above=recipe.evaluator.keep_above,
+        reading=reading,
+        steps=tuple(steps),
+        output_chars=Counter(texts[key] for key in final),
+        instruction_chars=Counter(
+            (texts[key][0], usable[pair]) for key, pair in final.items() if pair
+        ),
+        p_best=judged.bins,
+        shown=_show(final, texts, judged.kept, documents, candidates),
+        notes=tuple(notes),
+    )
+
+
+def _recipe(flat: Mapping[str, Any]) -> Recipe:
+    """The recipe that `Store.open` wrote with dotted keys."""
+    nested: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *path, key = dotted.split(".")
+        table = nested
+        for name in path:
+            table = table.setdefault(name, {})
+        table[key] = value
+    return recipes._parse(Recipe, nested, "")
+
+
+def _newest(*names: str) -> str:
+    """The file of a pattern that was written last; empty if there is none."""
+    found = FileSystems.match([FileSystems.join(*names)])[0].metadata_list
+    newest = max(found, key=lambda m: (m.last_updated_in_seconds, m.path), default=None)
+    return newest.path if newest else ""
+
+
+def _stage(
+    store: stores.Store, name: str, record: type[Any], notes: list[str]
+) -> stores.Stage:
+    """The folder of a stage: the recipe's, or the newest if that cannot be told."""
+    how = "the recipe's"
+    try:
+        stage: stores.Stage = getattr(store, name)
+    except RecipeError:
+        how = "the newest, since the recipe's checkpoint is not there to tell"
+        part = _newest(store.root, name, "*", "*.parquet")
+        empty = FileSystems.join(store.root, name, "none")
+        stage = stores.Stage(FileSystems.split(part)[0] if part else empty, record)
+    if stores.part_names(stage):
+        notes.append(f"Read: {name}/{FileSystems.split(stage.folder)[1]}, {how}.")
+    return stage
+
+
+def _not_chosen(store: stores.Store, notes: list[str]) -> str:
+    """The path of the counts that a build leaves, or empty."""
+    try:
+        digest = store.recipe.examples_hash()
+    except RecipeError:
+        path = _newest(store.root, "examples", "*", "not_chosen.json")
+        if path:
+            digest = FileSystems.split(FileSystems.split(path)[0])[1]
+            notes.append(f"Read: examples/{digest}, the newest.")
+        return path
+    return FileSystems.join(store.root, "examples", digest, "not_chosen.json")
+
+
+def _step(
+    name: str,
+    entered: Counter[str],
+    left: Counter[str],
+    dropped: Counter[tuple[str, str]],
+) -> Step:
+    return Step(name=name, entered=entered, left=left, dropped=dropped)
+
+
+def _counted_step(name: str, entered: Counter[str], path: str) -> list[Step]:
+    """The step whose drops are in a small file; none before that is written."""
+    if not path or not FileSystems.exists(path):
+        return []
+    rows = stores.read_json(path)
+    dropped = Counter({(reason, language): count for reason, language, count in rows})
+    return [_step(name, entered, entered - _by_language(dropped), dropped)]
+
+
+def _by_language(drops: Mapping[tuple[str, str], int]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for (_, language), count in drops.items():
+        total[language] += count
+    return total
+
+
+def _document_key(row: Mapping[str, Any]) -> str:
+    return from_row(Document, row).key
+
+
+def _candidate_key(row: Mapping[str, Any]) -> str:
+    return f"{row['key']}:{text_digest(row['instruction'])}"
+
+
+def _text_key(key: str) -> str:
+    """The document's key in that of a candidate."""
+    return key.rpartition(":")[0]
+
+
+def _read_documents(stage: stores.Stage, root: str, notes: list[str]) -> Reading:
+    """All parts of the last run's source; a recipe's source may have changed."""
+    snapshot = _newest(root, "snapshots", "*.json")
+    listed = stores.read_json(snapshot)["files"] if snapshot else []
+    files = {(path, size) for path, size in listed}
+    reading, num_others = Reading(), 0
+    for part in stores.read_stage(stage):
+        if files and (part.facts["path"], part.facts["size"]) not in files:
+            num_others += 1
+        else:
+            reading.add(part)
+    if num_others:
+        notes.append(f"Left out: {num_others} parts of files outside the last source.")
+    num_bytes = sum(size for _, size in files)
+    reading.bytes_left = max(0, num_bytes - reading.files.total())
+    return reading
+
+
+def _read_candidates(
+    stage: stores.Stage, texts: Texts
+) -> tuple[dict[str, int], Counter[tuple[str, str]]]:
+    """Candidates of these texts, each once.
+
+    Returns:
+      Characters of each usable instruction, by the candidate's key; and how many were
+      rejected, by (reason, language).
+    """
+    usable: dict[str, int] = {}
+    rejected: Counter[tuple[str, str]] = Counter()
+    seen = set()
+    for part in stores.read_stage(stage):
+        for row in part.rows:
+            if row["key"] in seen or row["key"] not in texts:
+                continue
+            seen.add(row["key"])
+            if row["rejected"]:
+                # What follows a colon is for people, and differs from row to row.
+                reason = row["rejected"].partition(":")[0]
+                rejected[reason, texts[row["key"]][0]] += 1
+            else:
+                usable[_candidate_key(row)] = len(row["instruction"])
+    return usable, rejected
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Judged:
+    """What the scores' parts say.
+
+    Attributes:
+      kept: Score and `p_best` of what is kept, by the candidate's key.
+      dropped: How many are not, by (reason, language).
+      bins: Of `p_best`.
+    """
+
+    kept: dict[str, tuple[float, float]]
+    dropped: Counter[tuple[str, str]]
+    bins: Counter[int]
+
+
+def _read_scores(
+    stage: stores.Stage,
+    usable: Collection[str],
+    texts: Texts,
+    settings: recipes.Evaluator,
+) -> _Judged:
+    """Scores of these candidates, each once."""
+    judged = _Judged({}, Counter(), Counter())
+    seen = set()
+    for part in stores.read_stage(stage):
+        for row in part.rows:
+            key = row["key"]
+            if key in seen or key not in usable:
+                continue
+            seen.add(key)
+            score = from_row(Score, row, candidate=None)
+            if reason := evaluate.drop_reason(score, settings):
+                judged.dropped[reason, texts[_text_key(key)][0]] += 1
+            else:
+                judged.kept[key] = score.score, score.p_best
+            if not score.rejected:
+                bin_ = min(int(score.p_best * P_BEST_BINS), P_BEST_BINS - 1)
+                judged.bins[bin_] += 1
+    return judged
+
+
+def _keep_few(
+    groups: dict[K, list[tuple[str, T]]], group: K, name: str, item: T, limit: int
+) -> None:
+    """Adds an item to its group, which keeps those whose names hash lowest.
+
+    They come from all over the crawl, and are the same whatever order they come in.
+    """
+    few = groups.setdefault(group, [])
+    bisect.insort(few, (text_digest(name), item), key=lambda pair: pair[0])
+    del few[limit:]
+
+
+def _show(
+    final: Mapping[str, str],
+    texts: Texts,
+    kept: Mapping[str, tuple[float, float]],
+    documents: stores.Stage,
+    candidates: stores.Stage,
+) -> tuple[Shown, ...]:
+    """A few of what is left, in each language; their texts are looked up again."""
+    few: dict[str, list[tuple[str, str]]] = {}
+    for key in final:
+        _keep_few(few, texts[key][0], key, key, _SHOWN)
+    keys = [key for language in LANGUAGES for _, key in few.get(language, ())]
+    rows = _look_up(documents, _document_key, keys)
+    pairs = [final[key] for key in keys if final[key]]
+    instructions = _look_up(candidates, _candidate_key, pairs)
+    shown = []
+    for key in keys:
+        document = from_row(Document, rows[key])
+        text, pair = beginning(document.text, _BEGINNING_CHARS), final[key]
+        score, p_best = kept.get(pair, (None, None))
+        shown.append(
+            Shown(
+                document=dataclasses.replace(document, text=text),
+                instruction=instructions[pair]["instruction"] if pair else "",
+                score=score,
+                p_best=p_best,
+            )
+        )
+    return tuple(shown)
+
+
+def _look_up(
+    stage: stores.Stage,
+    key_of: Callable[[Mapping[str, Any]], str],
+    keys: Iterable[str],
+) -> dict[str, Mapping[str, Any]]:
+    """The rows with these keys; no more parts are read than it takes."""
+    found: dict[str, Mapping[str, Any]] = {}
+    missing, parts = set(keys), stores.read_stage(stage)
+    while missing:
+        for row in next(parts).rows:
+            if (key := key_of(row)) in missing:
+                missing.remove(key)
+                found[key] = row
+    return found
+
+
+def beginning(text: str, max_chars: int) -> str:
+    """The start of a text, cut between words, or at least between characters."""
+    if len(text) <= max_chars:
+        return text
+    end = text.rfind(" ", max_chars // 2, max_chars + 1)
+    if end < 0:
+        end = max_chars
+        # A mark belongs to the letter before it.
+        while end and unicodedata.category(text[end]).startswith("M"):
+            end -= 1
+    return f"{text[:end].rstrip()} …"

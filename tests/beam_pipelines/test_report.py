@@ -1,0 +1,416 @@
+import dataclasses
+import html.parser
+import os
+import re
+
+import pytest
+
+from beam_pipelines import charts, report
+from beam_pipelines import store as stores
+from beam_pipelines.funnel import beginning
+from beam_pipelines.recipe import Evaluator, Generator, Recipe, Source
+from beam_pipelines.schema import LANGUAGES, Candidate, Document, Score, to_row
+
+TEXTS = {
+    "fi": "Metsässä kasvaa mustikoita ja puolukoita, ja syksyllä niitä poimitaan.",
+    "id": "Setiap pagi para nelayan kembali ke pantai membawa ikan segar.",
+    "th": "ทุกเช้าแม่จะตื่นมาหุงข้าวและทำแกงให้ลูกก่อนไปโรงเรียนในหมู่บ้าน",
+    "tr": "Köyün ortasındaki çınar ağacının altında yaşlılar her akşam çay içer.",
+    "vi": "Mỗi buổi sáng, bà tôi ra chợ mua rau tươi và nấu bữa cơm cho cả nhà.",
+    "bn": "প্রতিদিন সকালে নদীর ধারে জেলেরা মাছ ধরতে যায় আর বিকেলে ফিরে আসে।",
+    "hi": "हर सुबह किसान अपने खेत में जाते हैं और शाम को थककर घर लौटते हैं।",
+    "sw": "Kila asubuhi wavuvi huenda baharini na kurudi jioni na samaki wengi.",
+    "ta": "ஒவ்வொரு காலையிலும் விவசாயிகள் வயலுக்குச் சென்று மாலையில் திரும்புகிறார்கள்.",
+    "ur": "ہر صبح کسان اپنے کھیتوں میں جاتے ہیں اور شام کو گھر واپس آتے ہیں۔",
+}
+
+
+def recipe_in(folder, name="made", **evaluator):
+    """A recipe whose checkpoints are there, as far as hashes need them."""
+    for model in ("generator", "evaluator"):
+        os.makedirs(folder / model, exist_ok=True)
+        (folder / model / "config.json").write_text(f'{{"is": "{model}"}}')
+    return Recipe(
+        name=name,
+        languages=tuple(LANGUAGES),
+        source=Source(warc=("crawl/*.warc.gz",)),
+        generator=Generator(checkpoint=str(folder / "generator")),
+        evaluator=Evaluator(checkpoint=str(folder / "evaluator"), **evaluator),
+    )
+
+
+def document(number, language="fi", **changes):
+    values = {
+        "id": f"page-{number:03}",
+        "url": f"https://site{number % 7}.example/{language}/{number}",
+        "domain": f"site{number % 7}.example",
+        "date": f"2026-01-{number % 28 + 1:02}T00:00:00Z",
+        "warc_file": "crawl/a.warc.gz",
+        "warc_offset": 1000 * number,
+        "warc_length": 900,
+        "digest": "sha1:X",
+        "language": language,
+        "language_score": 0.99,
+        "text": f"{TEXTS[language]} ({number})",
+        "checks": {"chars": 80.0},
+    }
+    return Document(**{**values, **changes})
+
+
+def facts(path="crawl/a.warc.gz", start=0, stop=5000, **changes):
+    values = {"path": path, "size": 5000, "start": start, "stop": stop, "pages": 0}
+    more = {"drops": [], "num_flaws": 0, "flaws": [], "samples": []}
+    return {**values, **more, **changes}
+
+
+def candidate(text, instruction="Describe a day in the village.", rejected=""):
+    return Candidate(
+        document=text,
+        instruction=instruction,
+        generator="g",
+        logprob=-1.5,
+        rejected=rejected,
+    )
+
+
+def score(pair, p_best, rejected=""):
+    return Score(
+        candidate=pair,
+        p_best=p_best,
+        p_flawed=1 - p_best,
+        p_worst=0.0,
+        score=(1 + p_best) / 2,
+        evaluator="e",
+        rejected=rejected,
+    )
+
+
+def put(stage, name, records, facts):
+    stores.write_part(stage, name, map(to_row, records), facts)
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = stores.Store(str(tmp_path / "store"), recipe_in(tmp_path))
+    made.open()
+    return made
+
+
+@pytest.fixture
+def full(store):
+    """Ten documents, their duplicates, candidates and scores, with parts read twice."""
+    texts = [document(n, "ur" if n < 4 else "fi") for n in range(10)]
+    drops = [["too_short", "fi", 3], ["other_language", "", 5], ["too_short", "ur", 1]]
+    sample = {"reason": "too_short", "language": "ur", "chars": 12}
+    put(
+        store.documents,
+        "a",
+        texts[:6],
+        facts(
+            stop=3000,
+            pages=14,
+            drops=drops,
+            samples=[{**sample, "url": "https://ur.example/x", "offset": 77}],
+        ),
+    )
+    # A range beside it delivers two of the first one's documents again.
+    put(store.documents, "b", texts[4:], facts(start=3000, pages=6))
+    stores.write_json(
+        f"{store.documents.folder}/duplicates.json",
+        [["older_capture", "ur", 1], ["same_text", "fi", 1]],
+    )
+    unique = texts[1:9]
+    pairs = [candidate(text) for text in unique[:5]]
+    bad = candidate(unique[5], "Summarize this text.", "ill_posed")
+    failed = [candidate(unique[6], "", f"failed: {why}") for why in ("one", "two")]
+    other = candidate(document(99), "Of a document that is not there any more.")
+    put(store.candidates, "a", [*pairs, bad, failed[0]], {"rows": 7})
+    put(store.candidates, "b", [pairs[0], bad, failed[1], other], {"rows": 4})
+    judged = [score(pair, p) for pair, p in zip(pairs, (1, 0.5, 0.49, 0), strict=False)]
+    judged.append(score(pairs[4], 0.0, "failed: the evaluator could not take it"))
+    stray = score(candidate(unique[0], "Another generator's words for it."), 0.9)
+    put(store.scores, "a", judged, {"rows": 5})
+    put(store.scores, "b", [judged[0], judged[2], stray], {"rows": 3})
+    return store
+
+
+def steps_of(funnel):
+    return {
+        step.name: (
+            step.entered.total(),
+            step.left.total(),
+            step.reasons,
+            step.waiting,
+        )
+        for step in funnel.steps
+    }
+
+
+def test_read_funnel_counts_each_row_once_and_only_what_is_current(full):
+    funnel = report.read_funnel(full.root)
+    assert funnel.reading.pages == 20
+    assert funnel.reading.dates == ("2026-01-01T00:00:00Z", "2026-01-10T00:00:00Z")
+    assert steps_of(funnel) == {
+        "documents": (19, 10, {"other_language": 5, "too_short": 4}, 0),
+        "duplicates": (10, 8, {"older_capture": 1, "same_text": 1}, 0),
+        "candidates": (8, 5, {"failed": 1, "ill_posed": 1}, 1),
+        "scores": (5, 2, {"below_threshold": 2, "failed": 1}, 0),
+    }
+    assert funnel.p_best == {19: 1, 10: 1, 9: 1, 0: 1}
+    assert funnel.step("documents").left == {"ur": 4, "fi": 6}
+    assert funnel.step("duplicates").left == {"ur": 3, "fi": 5}
+    assert funnel.step("scores").left == {"ur": 2}
+    assert {item.document.id for item in funnel.shown} == {"page-001", "page-002"}
+    assert [item.p_best for item in funnel.shown if item.document.id[-1] == "1"] == [
+        1.0
+    ]
+
+
+def test_read_funnel_reads_what_a_build_did_not_choose(full):
+    folder = f"{full.root}/examples/{full.recipe.examples_hash()}"
+    stores.write_json(f"{folder}/not_chosen.json", [["over_quota", "ur", 1]])
+    funnel = report.read_funnel(full.root)
+    assert steps_of(funnel)["examples"] == (2, 1, {"over_quota": 1}, 0)
+
+
+def test_keep_above_decides_what_is_kept(full):
+    stricter = dataclasses.replace(full.recipe.evaluator, keep_above=0.75)
+    stores.Store(full.root, dataclasses.replace(full.recipe, evaluator=stricter)).open()
+    assert report.read_funnel(full.root).step("scores").left.total() == 1
+
+
+def test_without_its_checkpoints_the_newest_folders_are_read_and_named(full, tmp_path):
+    older = stores.Stage(f"{full.root}/candidates/0000", Candidate)
+    put(older, "a", [candidate(document(1), "Old words.")], {"rows": 1})
+    os.utime(f"{older.folder}/a.parquet", (1, 1))
+    before = report.read_funnel(full.root)
+    folder = os.path.basename(full.candidates.folder)
+    assert before.notes[1] == f"Read: candidates/{folder}, the recipe's."
+    for model in ("generator", "evaluator"):
+        (tmp_path / model / "config.json").unlink()
+    after = report.read_funnel(full.root)
+    assert steps_of(after) == steps_of(before)
+    assert after.notes[1].startswith(f"Read: candidates/{folder}, the newest")
+
+
+def test_parts_of_another_source_are_left_out_and_named(full):
+    put(full.documents, "c", [document(50)], facts(path="crawl/b.warc.gz", pages=1))
+    assert report.read_funnel(full.root).reading.pages == 21
+    listed = [["crawl/a.warc.gz", 5000], ["crawl/c.warc.gz", 700]]
+    stores.take_snapshot(full, [], listed)
+    funnel = report.read_funnel(full.root)
+    assert funnel.reading.pages == 20
+    assert funnel.reading.bytes_left == 700
+    assert any(note.startswith("Left out: 1 parts") for note in funnel.notes)
+
+
+def test_as_text_lines_up_and_tells_reasons(full):
+    lines = report.as_text(report.read_funnel(full.root)).splitlines()
+    assert lines[1].split() == ["in", "out", "dropped"]
+    assert lines[2].split() == ["documents", "19", "10", "9"]
+    assert lines[3].split() == ["other_language", "5"]
+    assert "  not done yet: 1" in lines
+    at = lines[1].index("dropped") + len("dropped")
+    assert {len(line) for line in lines[1:5]} == {at}
+
+
+@pytest.mark.parametrize(("num", "more"), [(10, ""), (11, "  … and 1 more")])
+def test_as_text_shows_ten_damaged_places(store, num, more):
+    flaw = {"reason": "damaged", "detail": "checksum"}
+    flaws = [{**flaw, "offset": 7 * at} for at in range(num)]
+    put(store.documents, "a", [], facts(num_flaws=num, flaws=flaws))
+    text = report.as_text(report.read_funnel(store.root))
+    assert text.count("crawl/a.warc.gz, offset ") == 10
+    assert ("more" in text) == bool(more)
+    assert more in text
+
+
+def test_more_damage_than_is_kept_is_still_counted(store):
+    flaws = [{"offset": at, "reason": "damaged", "detail": ""} for at in range(1000)]
+    put(store.documents, "a", [], facts(num_flaws=1500, flaws=flaws))
+    funnel = report.read_funnel(store.root)
+    assert (funnel.reading.num_damaged, len(funnel.reading.damage)) == (1500, 200)
+    assert "… and 1,300 more" in report.page(funnel)
+
+
+class _Parser(html.parser.HTMLParser):
+    """Tags with their attributes, text, and whether every tag is closed in order."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self._open = [], "", []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID and not self.get_starttag_text().endswith("/>"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.get_starttag_text().endswith("/>") or self._open[-1] == tag:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x1b[2J\ud800"
+
+
+def test_hostile_text_stays_text(tmp_path):
+    plain = HOSTILE.replace("\ud800", "").replace("\x1b", "")
+    store = stores.Store(str(tmp_path / "store"), recipe_in(tmp_path, name=plain))
+    store.open()
+    urls = [
+        "javascript:alert(3)",
+        "https://x/?" + plain.replace(" ", "+"),
+        " data:text/html,x",
+    ]
+    sample = {"language": HOSTILE, "chars": 1, "offset": 1}
+    text = document(1, text=HOSTILE.replace("\ud800", ""), url='https://x/"onclick="a')
+    put(
+        store.documents,
+        "a",
+        [text],
+        facts(
+            path=f"crawl/{plain}",
+            drops=[[HOSTILE, HOSTILE, 1]],
+            num_flaws=1,
+            flaws=[{"offset": 1, "reason": HOSTILE, "detail": HOSTILE}],
+            samples=[{**sample, "reason": url[:9], "url": url} for url in urls],
+        ),
+    )
+    put(store.candidates, "a", [candidate(text, plain)], {"rows": 1})
+    out = tmp_path / "report.html"
+    report.write(store.root, str(out))
+    parsed = _Parser(out.read_text(encoding="utf-8"))
+    assert {tag for tag, _ in parsed.tags}.isdisjoint({"script", "img", "link", "base"})
+    for tag, attributes in parsed.tags:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        assert "src" not in attributes
+        if tag == "a":
+            assert attributes["href"].startswith("https://x")
+            assert attributes["rel"] == "noopener nofollow"
+    assert sum(tag == "a" for tag, _ in parsed.tags) == 2
+    assert "<script>alert(1)</script>" in parsed.text
+    assert "javascript:alert(3)" in parsed.text
+    assert "\x1b" not in parsed.text
+    shown = report.as_text(report.read_funnel(store.root))
+    assert shown.replace("\n", "").isprintable()
+
+
+def test_the_page_needs_nothing_but_itself(full):
+    text = report.page(report.read_funnel(full.root))
+    assert not re.search(r"@import|url\(|<link|<script|<iframe|srcset|src=", text)
+    assert "default-src 'none'" in text
+
+
+def test_each_language_has_its_direction():
+    assert 'lang="ur" dir="rtl"' in charts.foreign(TEXTS["ur"], "ur")
+    for code in LANGUAGES.keys() - {"ur"}:
+        assert f'lang="{code}" dir="ltr"' in charts.foreign(TEXTS[code], code)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_link"),
+    [
+        ("http://a.example/", True),
+        ("HTTPS://a.example/?q=1&r=2", True),
+        ("ftp://a.example/", False),
+        ("JavaScript:alert(1)//http://a.example", False),
+        ("https://a.example/ b", False),
+        ("//a.example/", False),
+        ("https://[broken", True),
+        ("", False),
+    ],
+)
+def test_only_web_addresses_are_links(url, is_link):
+    assert ("<a " in charts.link(url)) == is_link
+
+
+def test_marks_that_turn_the_text_around_do_not_reach_the_page():
+    assert "\u202e" not in charts.link("https://a.example/\u202egpj.exe")
+
+
+def test_an_empty_store_says_so(tmp_path, store):
+    nothing = report.read_funnel(str(tmp_path / "nowhere"))
+    assert "Nothing was run" in report.as_text(nothing)
+    assert "No recipe was run" in _Parser(report.page(nothing)).text
+    opened = report.read_funnel(store.root)
+    assert "nothing was read yet" in report.as_text(opened)
+    text = _Parser(report.page(opened)).text
+    assert "No documents yet" in text
+    assert not re.search("<table", report.page(opened))
+
+
+def test_a_store_of_documents_says_what_is_next(store):
+    put(store.documents, "a", [document(n, c) for n, c in enumerate(TEXTS)], facts())
+    text = _Parser(report.page(report.read_funnel(store.root))).text
+    assert "No removal of duplicates yet" in text
+    assert "none has an instruction yet" in text
+    assert all(sample in text for sample in TEXTS.values())
+    assert "p_best" not in text
+
+
+def test_at_most_three_texts_a_language_whatever_order_they_come_in(store):
+    texts = [document(n) for n in range(20)]
+    put(store.documents, "a", texts, facts())
+    first = report.read_funnel(store.root).shown
+    put(store.documents, "a", texts[::-1], facts())
+    assert report.read_funnel(store.root).shown == first
+    assert len(first) == 3
+    assert {item.document.id for item in first} != {text.id for text in texts[:3]}
+
+
+def test_lengths_stand_beside_the_papers(store):
+    texts = [document(1, text="x" * 100), document(2, text="y" * 300)]
+    put(store.documents, "a", texts, facts())
+    text = _Parser(report.page(report.read_funnel(store.root))).text
+    assert "200 ± 100" in text
+    assert "1027 ± 553" in text
+
+
+def test_the_threshold_is_marked_where_it_is(tmp_path):
+    bins = charts.histogram([1, 3], ["a", "b"], [], "", (0.25, "keep_above 0.25"))
+    assert 'class="mark" x1="25.00%" x2="25.00%"' in bins
+    heights = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', bins)]
+    assert heights[1] == pytest.approx(3 * heights[0], rel=0.01)
+
+
+def test_write_is_whole_or_not_at_all(full, tmp_path, monkeypatch):
+    out = tmp_path / "new" / "report.html"
+    report.write(full.root, str(out))
+    first = out.read_bytes()
+    assert first.endswith(b"</html>\n")
+    report.write(full.root, str(out))
+    assert out.read_bytes() == first
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        report.write(full.root, str(out))
+    assert os.listdir(out.parent) == ["report.html"]
+    assert out.read_bytes() == first
+
+
+def test_write_refuses_what_is_not_on_this_machine(full):
+    with pytest.raises(ValueError, match="gs://bucket"):
+        report.write(full.root, "gs://bucket/report.html")
+
+
+@pytest.mark.parametrize("code", TEXTS)
+def test_beginning_cuts_between_words_or_characters(code):
+    text = TEXTS[code]
+    assert beginning(text, len(text)) == text
+    for limit in range(20, len(text)):
+        head = beginning(text, limit).removesuffix(" …")
+        assert text.startswith(head) and limit // 2 < len(head) <= limit
+        rest = text[len(head) :]
+        assert not re.match(r"[\u0941\u0947\u094d\u0bcd\u0e31\u0e34\u0e49]", rest)
+    if code != "th":
+        assert text[len(beginning(text, 40)) - 2] == " "
