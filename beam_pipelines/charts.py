@@ -91,9 +91,7 @@ def table(
       rows: As many cells each.
       css: Classes of the table.
     """
-    numeric = [
-        any(isinstance(row[at], int | float) for row in rows) for at in range(len(head))
-    ]
+    numeric = [any(isinstance(row[at], int) for row in rows) for at in range(len(head))]
     top = [
         fill('<th scope="col"{css}>{cell}</th>', cell=cell, css=_number(is_number))
         for cell, is_number in zip(head, numeric, strict=True)
@@ -107,7 +105,7 @@ def table(
                     '<td{css} data-name="{name}">{cell}</td>',
                     css=_number(is_number, dim=not cell),
                     name="" if isinstance(name, Html) else name,
-                    cell=f"{cell:.2f}" if isinstance(cell, float) else cell,
+                    cell=cell,
                 )
             )
         body.append(fill("<tr>{cells}</tr>", cells=join(*cells)))
@@ -414,6 +412,7 @@ footer { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--line
   th, td { padding-right: .7rem; }
   .reasons, .lengths, :is(.reasons, .lengths) :is(thead, tbody) { display: block; }
   :is(.reasons, .lengths) tr { display: grid; padding: .2rem 0; }
+  .reasons th:nth-child(n) { width: auto; }
   .reasons tr { grid-template-columns: 1fr 4rem 4.5rem; }
   .lengths tr { grid-template-columns: 1fr 3rem 6.3rem 6.3rem; }
   :is(.reasons, .lengths) :is(th, td) { width: auto; padding: .1rem 0 .1rem .4rem; }

@@ -5,11 +5,19 @@ import json
 import logging
 import sys
 import traceback
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 
 from beam_pipelines import recipe as recipes
-from beam_pipelines.schema import LANGUAGES
+
+if typing.TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from xinst_jax import seed
+
+# How often each seed pair is spoilt in another way for the evaluator.
+_RATING_ROUNDS = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,7 +121,7 @@ def _run(
     print(report.as_text(report.read_funnel(root)))
 
 
-def pipeline_options(arguments: Sequence[str]) -> "PipelineOptions":  # noqa: F821
+def pipeline_options(arguments: Sequence[str]) -> "PipelineOptions":
     """Beam's options, with a runner always named and nothing silently ignored.
 
     Raises:
@@ -147,10 +155,11 @@ def _report(root: str, out: str) -> None:
 
 
 def _train(model: str, recipe: recipes.Recipe) -> None:
-    settings = recipe.generator if model == "generator" else recipe.evaluator
-    training, out = settings.train, Path(settings.checkpoint)
+    """Makes the generator's or the evaluator's checkpoint."""
     from xinst_jax import ratings, seed, train
 
+    settings = recipe.generator if model == "generator" else recipe.evaluator
+    training, out = settings.train, Path(settings.checkpoint)
     pairs = seed.read(training.data)
     kept, held = seed.split(pairs, training.held_out)
     if not kept or not held:
@@ -158,21 +167,7 @@ def _train(model: str, recipe: recipes.Recipe) -> None:
             f"{model}.train.data holds {len(pairs)} pairs: too few to hold "
             f"{training.held_out:.0%} of them out."
         )
-    base = training.base
-    if not base:
-        base = str(out.with_name(f"{out.name}.base"))
-        train.new_checkpoint(
-            base,
-            [text for pair in kept for text in (pair.response, pair.instruction)],
-            vocabulary=training.vocabulary,
-            width=training.width,
-            layers=training.layers,
-            heads=training.heads,
-            kv_heads=max(1, training.heads // 2),
-            mlp_width=3 * training.width,
-            max_positions=2048,
-            seed=recipe.seed,
-        )
+    base = Path(training.base) if training.base else _new_base(out, training, kept)
     config = train.TrainingConfig(
         steps=training.steps,
         batch_tokens=training.batch_tokens,
@@ -182,20 +177,43 @@ def _train(model: str, recipe: recipes.Recipe) -> None:
     )
     limit = settings.max_text_chars
     if model == "generator":
-        examples = [seed.reversed_pairs(part, limit) for part in (kept, held)]
+        to_learn = seed.reversed_pairs(kept, limit)
+        to_measure = seed.reversed_pairs(held, limit)
     else:
-        names = {code: language.name for code, language in LANGUAGES.items()}
-        rows = [ratings.rating_rows(part, 4, recipe.seed) for part in (kept, held)]
-        examples = [ratings.rating_pairs(part, names, limit) for part in rows]
+        rated = ratings.rating_rows(held, _RATING_ROUNDS, recipe.seed)
+        to_measure = ratings.rating_pairs(rated, limit)
+        to_learn = ratings.rating_pairs(
+            ratings.rating_rows(kept, _RATING_ROUNDS, recipe.seed), limit
+        )
+    from_scratch = model == "generator" and not training.base
     log = train.fine_tune(
-        base, out, *examples, config, full_text=model == "generator" and not training.base
+        base, out, to_learn, to_measure, config, full_text=from_scratch
     )
-    last = log[-1]
     print(
-        f"{out}: {len(kept)} pairs, {training.steps} steps, loss {last['loss']:.3f}, "
-        f"held-out loss {last['held_out_loss']:.3f}"
+        f"{out}: {len(kept)} pairs, {training.steps} steps, loss {log[-1]['loss']:.3f},"
+        f" held-out loss {log[-1]['held_out_loss']:.3f}"
     )
     if model == "evaluator":
-        figures = ratings.measure(rows[1], examples[1], str(out))
+        figures = ratings.measure(rated, to_measure, str(out))
         (out / "evaluation.json").write_text(json.dumps(figures, indent=1))
         print(json.dumps(figures, indent=1))
+
+
+def _new_base(out: Path, training: recipes.Training, pairs: "list[seed.Pair]") -> Path:
+    """A small model with random weights, beside the checkpoint that it becomes."""
+    from xinst_jax import train
+
+    base = out.with_name(f"{out.name}.base")
+    train.new_checkpoint(
+        base,
+        [text for pair in pairs for text in (pair.response, pair.instruction)],
+        vocabulary=training.vocabulary,
+        width=training.width,
+        layers=training.layers,
+        heads=training.heads,
+        kv_heads=max(1, training.heads // 2),
+        mlp_width=3 * training.width,
+        max_positions=2048,
+        seed=0,
+    )
+    return base

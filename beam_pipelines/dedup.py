@@ -88,7 +88,8 @@ class _NewestCapture(beam.CombineFn):
         return self.merge_accumulators([captures, _Captures((document,))])
 
     def merge_accumulators(self, parts: Iterable[_Captures]) -> _Captures:
-        documents, dropped = {}, []
+        documents: dict[str, Document] = {}
+        dropped: list[tuple[str, str]] = []
         for part in parts:
             # A retried range may have delivered a document twice: that is no duplicate.
             documents.update({document.id: document for document in part.documents})
@@ -119,7 +120,7 @@ class _OneOfText(beam.CombineFn):
     def create_accumulator(self) -> Document | None:
         return None
 
-    def add_input(self, best: Document | None, document: Document) -> Document:
+    def add_input(self, best: Document | None, document: Document) -> Document | None:
         return self.merge_accumulators([best, document])
 
     def merge_accumulators(self, parts: Iterable[Document | None]) -> Document | None:

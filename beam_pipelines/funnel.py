@@ -277,7 +277,7 @@ def _recipe(flat: Mapping[str, Any]) -> Recipe:
         for name in path:
             table = table.setdefault(name, {})
         table[key] = value
-    return recipes._parse(Recipe, nested, "")
+    return recipes.from_table(nested)
 
 
 def _newest(*names: str) -> str:

@@ -160,10 +160,10 @@ def uncovered(
       parts: Names of the parts that there are.
       range_bytes: Longer gaps are cut into ranges of this length.
     """
-    covered = collections.defaultdict(list)
+    covered: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
     for name in parts:
-        key, start, stop = name.removesuffix(".parquet").split("-")
-        covered[key].append((int(start), int(stop)))
+        key, first, last = name.removesuffix(".parquet").split("-")
+        covered[key].append((int(first), int(last)))
     for path, size in files:
         at = 0
         # The end of the file closes the last gap; a file of 0 bytes is a range too.

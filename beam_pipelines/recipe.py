@@ -297,11 +297,20 @@ def load(path: str | os.PathLike[str]) -> Recipe:
     except UnicodeDecodeError as error:
         raise RecipeError(f"Recipe {path} is not UTF-8: {error}.") from error
     try:
-        return _parse(Recipe, tomllib.loads(text), "")
+        return from_table(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"Recipe {path} is no TOML: {error}.") from error
     except RecipeError as error:
         raise RecipeError(f"Recipe {path}: {error}") from error
+
+
+def from_table(table: Mapping[str, Any]) -> Recipe:
+    """The recipe that nested tables describe; `canonical` gives them back.
+
+    Raises:
+      RecipeError: A key is unknown, missing, of the wrong type or out of bounds.
+    """
+    return _parse(Recipe, table, "")
 
 
 def anchored(recipe: Recipe, folder: str) -> Recipe:

@@ -5,7 +5,7 @@ import math
 import os
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from beam_pipelines import charts
@@ -29,33 +29,25 @@ _PAPER = {
     "ta": ((99, 85), (1259, 498)),
     "ur": ((108, 87), (1247, 509)),
 }
-# Of each step: what came out, for a column; what happens; how the next one is had.
+# Of each step: what came out, for a column; and what happens.
 _STEPS = {
     "documents": (
         "documents",
         "Pages in our languages, read, cleaned and judged text by text.",
-        "run `xinst run RECIPE --store {root} --until documents`",
     ),
     "duplicates": (
         "unique",
         "The newest capture of each address, and one document of each text.",
-        "they are removed when `xinst run` has read everything",
     ),
     "candidates": (
         "with instruction",
         "The generator writes an instruction for each document; rules reject some.",
-        "run `xinst run RECIPE --store {root} --until candidates`",
     ),
     "scores": (
         "kept",
         "The evaluator rates each pair; those that it finds best are kept.",
-        "run `xinst run RECIPE --store {root} --until scores`",
     ),
-    "examples": (
-        "published",
-        "Of each language its quota, spread over topics.",
-        "`tfds build x_instruction` chooses them",
-    ),
+    "examples": ("published", "Of each language its quota, spread over topics."),
 }
 
 
@@ -63,8 +55,8 @@ def as_text(funnel: Funnel) -> str:
     """The funnel as a table for a terminal."""
     reading = funnel.reading
     if not funnel.name:
-        return f"Nothing was run on the store {funnel.root} yet."
-    rows = [("", "in", "out", "dropped")]
+        return f"Nothing was run on the store {_one_line(funnel.root)} yet."
+    rows: list[tuple[str, ...]] = [("", "in", "out", "dropped")]
     for step in funnel.steps:
         counts = step.entered, step.left, step.dropped
         rows.append((step.name, *(f"{count.total():,}" for count in counts)))
@@ -115,9 +107,9 @@ def page(funnel: Funnel) -> Html:
     if not funnel.name:
         body = fill(
             "<h1>Nothing here yet</h1><p>No recipe was run on the store "
-            "<code>{root}</code>. To begin: {next}.</p>",
+            "<code>{root}</code>. To begin: {command}</p>",
             root=funnel.root,
-            next=_commands("documents", funnel),
+            command=_command("documents", funnel.root),
         )
         return charts.page(title, body)
     sections = [
@@ -155,8 +147,9 @@ def _extent(funnel: Funnel) -> str:
     reading = funnel.reading
     if not reading.files:
         return "nothing was read yet"
+    files = "1 file" if len(reading.files) == 1 else f"{len(reading.files):,} files"
     parts = [
-        f"{reading.pages:,} pages from {len(reading.files):,} files, "
+        f"{reading.pages:,} pages from {files}, "
         f"{reading.files.total() / 1e6:,.1f} MB read"
     ]
     if reading.bytes_left:
@@ -177,13 +170,13 @@ def _p(text: str) -> Html:
     return fill("<p>{text}</p>", text=text)
 
 
-def _commands(name: str, funnel: Funnel) -> Html:
-    """How a step is had, its commands set as code."""
-    pieces = _STEPS[name][2].split("`")
-    for at, piece in enumerate(pieces):
-        template = "<code>{x}</code>" if at % 2 else "{x}"
-        pieces[at] = fill(template, x=piece.format(root=funnel.root))
-    return Html("".join(pieces))
+def _command(step: str, root: str) -> Html:
+    """What makes the next step of a store."""
+    until = "documents" if step == "duplicates" else step
+    command = f"xinst run RECIPE --store {root} --until {until}"
+    if step == "examples":
+        command = "tfds build x_instruction"
+    return fill("<code>{command}</code>", command=command)
 
 
 def _languages(funnel: Funnel) -> list[str]:
@@ -194,38 +187,35 @@ def _languages(funnel: Funnel) -> list[str]:
 
 
 def _top(funnel: Funnel) -> Html:
-    tiles = [("pages read", funnel.reading.pages)]
-    tiles += [(_STEPS[step.name][0], step.left.total()) for step in funnel.steps]
+    counts = {"pages read": funnel.reading.pages}
+    counts |= {_STEPS[step.name][0]: step.left.total() for step in funnel.steps}
+    tiles = [
+        fill("<li><b>{count}</b><span>{name}</span></li>", count=count, name=name)
+        for name, count in counts.items()
+    ]
+    extent = _extent(funnel)
     return fill(
         '<header><p class="soft">X-Instruction · what a store holds</p>'
         '<h1>{name}</h1><p>{extent}.</p><ul class="tiles">{tiles}</ul></header>',
         name=funnel.name,
-        extent=(extent := _extent(funnel))[:1].upper() + extent[1:],
-        tiles=join(
-            *(
-                fill("<li><b>{n}</b><span>{name}</span></li>", n=count, name=name)
-                for name, count in tiles
-            )
-        ),
+        extent=extent[:1].upper() + extent[1:],
+        tiles=join(*tiles),
     )
 
 
 def _funnel(funnel: Funnel) -> Html:
-    parts = [_step(funnel, step) for step in funnel.steps]
-    reached = {step.name for step in funnel.steps}
-    for name in _STEPS:
-        if name not in reached:
-            parts.append(
-                fill(
-                    '<p class="soft">No {name} yet: {next}.</p>',
-                    name="removal of duplicates" if name == "duplicates" else name,
-                    next=_commands(name, funnel),
-                )
+    parts = [_p("Each bar is the whole of what came into its step.")]
+    parts += [_step(funnel, step) for step in funnel.steps]
+    missing = next((name for name in _STEPS if not funnel.step(name)), None)
+    if missing:
+        parts.append(
+            fill(
+                '<p class="soft">Not here yet: {name}. To go on: {command}</p>',
+                name=missing,
+                command=_command(missing, funnel.root),
             )
-            break
-    return _section(
-        "The funnel", _p("Each bar is the whole of what came into its step."), *parts
-    )
+        )
+    return _section("The funnel", *parts)
 
 
 def _step(funnel: Funnel, step: Step) -> Html:
@@ -448,7 +438,7 @@ def _damage(funnel: Funnel) -> Html:
         return _section("Damage", _p("Nothing that was read is damaged."))
     rows = [(d.file, d.offset, d.reason, d.detail) for d in reading.damage]
     parts = [
-        _p("Places that could not be read. Everything around them was."),
+        _p("Places that could not be read. Reading went on behind them."),
         table(("file", "offset", "reason", "detail"), rows, "places"),
     ]
     if (more := reading.num_damaged - len(rows)) > 0:
@@ -481,5 +471,5 @@ def _dropped(funnel: Funnel) -> Html:
 
 
 def _footer(funnel: Funnel) -> Html:
-    lines: Iterable[str] = (f"Store: {funnel.root}", *funnel.notes)
-    return fill("<footer>{lines}</footer>", lines=join(*(_p(line) for line in lines)))
+    lines = map(_p, (f"Store: {funnel.root}", *funnel.notes))
+    return fill("<footer>{lines}</footer>", lines=join(*lines))

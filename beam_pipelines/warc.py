@@ -14,7 +14,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import brotli
 from isal import isal_zlib
@@ -40,7 +40,7 @@ _FEED_BYTES = 32 << 10
 _HTML = ("text/html", "application/xhtml+xml")
 
 # isal_zlib.error is no subclass of zlib.error.
-_INFLATE_ERRORS: tuple[type[Exception], ...] = (zlib.error, isal_zlib.error)
+_INFLATE_ERRORS = (zlib.error, cast(type[Exception], isal_zlib.error))
 # What warcio raises on records that it cannot read; the last two are its own slips on
 # records that end early.
 _PARSE_ERRORS = (

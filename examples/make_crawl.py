@@ -198,7 +198,9 @@ def write_triple(writer: WARCWriter, page: dict) -> None:
 
 def damage(content: bytes) -> bytes:
     """The file with one byte of its last response flipped, so that its CRC is wrong."""
-    members = [at for at in range(len(content)) if content.startswith(b"\x1f\x8b\x08", at)]
+    members = [
+        at for at in range(len(content)) if content.startswith(b"\x1f\x8b\x08", at)
+    ]
     largest = max(
         zip(members, [*members[1:], len(content)], strict=True),
         key=lambda member: member[1] - member[0],

@@ -54,7 +54,7 @@ def batches(
     goes on where it was. Examples longer than a slot are left out.
 
     Args:
-      source: Examples by index, such as `tfds.data_source("x_instruction/sw")["train"]`.
+      source: Examples by index, such as `tfds.data_source(name, split="train")`.
       tokenizer: The model's.
       end_token: Ends every answer.
       shape: Of the rows; `rows` is this process's share of the mesh's data axis.
@@ -73,7 +73,7 @@ def batches(
         .filter(lambda encoded: len(encoded[0]) <= shape.slot_tokens)
         .to_iter_dataset()
         .batch(_WINDOW, drop_remainder=False, batch_fn=list)
-        .pipe(lambda windows: grain.experimental.FlatMapIterDataset(windows, _Pack(shape)))
+        .pipe(grain.experimental.FlatMapIterDataset, _Pack(shape))
     )
 
 

@@ -29,7 +29,7 @@ from xinst_jax.model import (
 )
 from xinst_jax.packing import Rows, RowShape, assign, fill, fill_targets
 from xinst_jax.sampling import record_seed, sample
-from xinst_jax.sharding import kv_copies, make_mesh, per_device, spec
+from xinst_jax.sharding import kv_copies, make_mesh, per_device, put_rows, spec
 from xinst_jax.weights import load_tokenizer, load_weights
 
 # Slots come in a few sizes: each is a program to compile, and its size bounds what
@@ -192,7 +192,10 @@ class Engine:
         tokens = jnp.asarray([target[0] for target in targets])
         scores = np.full((len(prompts), len(labels)), np.nan, np.float32)
         documents, _ = self._encode(prompts, self.max_prompt_tokens)
-        self._each(documents, partial(_score_rows, labels=tokens), scores)
+        for row, values in self._run(
+            documents, lambda m, rows, *_: _score_rows(m, rows, tokens)
+        ):
+            scores[row] = values[: len(row)]
         return scores
 
     def loglikelihood(
@@ -217,23 +220,18 @@ class Engine:
             for i in starts.keys() & ends.keys()
             if len(starts[i]) + len(ends[i]) <= self.max_prompt_tokens
         }
-        with self._lock, jax.set_mesh(self.mesh):
-            launched = []
-            for shape, group in self._groups(documents):
-                for rows in _packed(group, shape):
-                    texts = [[group[i] for i in row] for row in rows]
-                    lens = [[len(starts[i]) for i in row] for row in rows]
-                    index, ids = fill_targets(texts, lens, shape, shape.tokens)
-                    out = _target_rows(
-                        self.model, *self._put(fill(texts, shape), index, ids)
-                    )
-                    launched.append((rows, out))
-            for rows, out in launched:
-                for row, logprobs in zip(rows, np.asarray(out), strict=True):
-                    used = 0
-                    for i in row:
-                        scores[i] = logprobs[used : used + len(ends[i])].sum()
-                        used += len(ends[i])
+
+        def program(model: Decoder, packed: Rows, rows: Any, shape: RowShape) -> Any:
+            texts = [[documents[i] for i in row] for row in rows]
+            lens = [[len(starts[i]) for i in row] for row in rows]
+            index, ids = fill_targets(texts, lens, shape, shape.tokens)
+            return _target_rows(model, packed, *put_rows((index, ids), self.mesh))
+
+        for row, logprobs in self._run(documents, program):
+            used = 0
+            for i in row:
+                scores[i] = logprobs[used : used + len(ends[i])].sum()
+                used += len(ends[i])
         return scores
 
     def embed(self, texts: Sequence[Any]) -> Float[np.ndarray, "texts width"]:
@@ -244,7 +242,10 @@ class Engine:
         """
         vectors = np.full((len(texts), self.config.width), np.nan, np.float32)
         documents, _ = self._encode(texts, self.max_prompt_tokens)
-        self._each(documents, _embed_rows, vectors)
+        for row, values in self._run(
+            documents, lambda m, rows, *_: _embed_rows(m, rows)
+        ):
+            vectors[row] = values[: len(row)]
         return vectors
 
     def logits(
@@ -262,17 +263,14 @@ class Engine:
         for i, error in errors.items():
             raise ValueError(f"Row {i}: {error}.")
         logits = np.zeros((*tokens.shape, self.config.vocabulary), np.float32)
-        with self._lock, jax.set_mesh(self.mesh):
-            for shape, group in self._groups(documents):
-                for rows in _packed(group, shape):
-                    texts = [[group[i] for i in row] for row in rows]
-                    out = _logit_rows(self.model, *self._put(fill(texts, shape)))
-                    for row, values in zip(rows, np.asarray(out), strict=True):
-                        start = 0
-                        for i in row:
-                            end = start + len(group[i])
-                            logits[i, : end - start] = values[start:end]
-                            start = end
+        for row, values in self._run(
+            documents, lambda m, rows, *_: _logit_rows(m, rows)
+        ):
+            start = 0
+            for i in row:
+                end = start + len(documents[i])
+                logits[i, : end - start] = values[start:end]
+                start = end
         return logits
 
     def _encode(
@@ -338,33 +336,25 @@ class Engine:
             if group:
                 yield shape, group
 
-    def _put(self, *host: Any) -> tuple[Any, ...]:
-        """NumPy arrays [R, ...] on the mesh, rows over its data axis."""
-
-        def put(x: np.ndarray) -> jax.Array:
-            axes = spec("row", *[None] * (x.ndim - 1))
-            return jax.device_put(x, jax.sharding.NamedSharding(self.mesh, axes))
-
-        return jax.tree.map(put, host)
-
-    def _each(
+    def _run(
         self,
         documents: Mapping[int, list[int]],
-        program: Callable[[Decoder, Rows], jax.Array],
-        results: np.ndarray,
-    ) -> None:
-        """Writes into `results[i]` what `program` gives in the slot of document i."""
+        program: Callable[[Decoder, Rows, list[list[int]], RowShape], jax.Array],
+    ) -> list[tuple[list[int], np.ndarray]]:
+        """What `program` makes of packed documents, given with those in each row."""
         with self._lock, jax.set_mesh(self.mesh):
             # All is enqueued before the first is read, so that the device never waits.
             launched = []
             for shape, group in self._groups(documents):
                 for rows in _packed(group, shape):
                     texts = [[group[i] for i in row] for row in rows]
-                    out = program(self.model, *self._put(fill(texts, shape)))
-                    launched.append((rows, out))
-            for rows, out in launched:
-                for row, values in zip(rows, np.asarray(out), strict=True):
-                    results[row] = values[: len(row)]
+                    packed = put_rows(fill(texts, shape), self.mesh)
+                    launched.append((rows, program(self.model, packed, rows, shape)))
+            return [
+                (row, values)
+                for rows, out in launched
+                for row, values in zip(rows, np.asarray(out), strict=True)
+            ]
 
     def _generate_group(
         self,
@@ -391,7 +381,7 @@ class Engine:
                     texts.append([group[i] for i in taken])
                 taken_now = {i for row in held for i in row}
                 pending = [i for i in pending if i not in taken_now]
-                put = self._put(fill(texts, shape), places)
+                put = put_rows((fill(texts, shape), places), self.mesh)
                 cache = _prefill(self.model, cache, *put)
             lens = np.ones((shape.rows, num_slots), np.int32)
             records = np.zeros((shape.rows, num_slots), np.uint32)
@@ -400,7 +390,8 @@ class Engine:
                 lens[r, : len(row)] = [len(group[i]) for i in row]
                 records[r, : len(row)] = [seeds[i] for i in row]
                 used[r, : len(row)] = True
-            out = _decode(self.model, cache, *self._put(lens, records, used), sampling)
+            put = put_rows((lens, records, used), self.mesh)
+            out = _decode(self.model, cache, *put, sampling)
             tokens, counts, logprobs, stopped = map(np.asarray, out)
             for r, row in enumerate(held):
                 for p, i in enumerate(row):

@@ -64,20 +64,19 @@ def rating_rows(pairs: Sequence[Pair], rounds: int, seed: int) -> list[Rated]:
     return rows
 
 
-def rating_pairs(
-    rows: Iterable[Rated], names: Mapping[str, str], max_text_chars: int
-) -> list[tuple[str, str]]:
+def rating_pairs(rows: Iterable[Rated], max_text_chars: int) -> list[tuple[str, str]]:
     """Prompt and target for the evaluator.
 
     Args:
       rows: Rated pairs.
-      names: The English name of each language code.
       max_text_chars: Of a response, so much is shown.
     """
     return [
         (
             prompts.rate(
-                row.instruction, row.response[:max_text_chars], names[row.language]
+                row.instruction,
+                row.response[:max_text_chars],
+                prompts.LANGUAGE_NAMES[row.language],
             ),
             row.label,
         )

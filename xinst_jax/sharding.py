@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -71,6 +72,16 @@ def weight_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, NamedSharding
         name: NamedSharding(mesh, spec(*(None if a in whole else a for a in w.axes)))
         for name, w in weights_of(config).items()
     }
+
+
+def put_rows(arrays: Any, mesh: Mesh) -> Any:
+    """NumPy arrays [R, ...], in any structure, on the mesh with their rows split."""
+
+    def put(x: np.ndarray) -> jax.Array:
+        axes = spec("row", *[None] * (x.ndim - 1))
+        return jax.device_put(x, NamedSharding(mesh, axes))
+
+    return jax.tree.map(put, arrays)
 
 
 def per_device(function: Callable, in_specs: Any, out_specs: Any) -> Callable:

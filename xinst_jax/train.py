@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 
@@ -22,7 +22,7 @@ from xinst_jax.config import ModelConfig
 from xinst_jax.engine import Engine
 from xinst_jax.model import Decoder, hidden_of_rows, target_logprobs
 from xinst_jax.packing import Rows, RowShape, assign, fill, fill_targets
-from xinst_jax.sharding import make_mesh, spec
+from xinst_jax.sharding import make_mesh, put_rows
 from xinst_jax.weights import (
     load_tokenizer,
     load_weights,
@@ -274,12 +274,7 @@ def _batch(
     texts = [[examples[i][0] for i in row] for row in rows]
     read = [[examples[i][1] for i in row] for row in rows]
     index, targets = fill_targets(texts, read, shape, size)
-
-    def put(x: np.ndarray) -> jax.Array:
-        axes = spec("row", *[None] * (x.ndim - 1))
-        return jax.device_put(x, NamedSharding(mesh, axes))
-
-    return jax.tree.map(put, (fill(texts, shape), index, targets))
+    return put_rows((fill(texts, shape), index, targets), mesh)
 
 
 def _learning_rates(config: TrainingConfig) -> Callable[[int], Any]:

@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import numpy as np
@@ -35,8 +36,7 @@ def test_quotas_take_all_that_may_be_taken_and_no_more(seed):
     # A larger topic never gets less than a smaller one.
     ordered = sorted(sizes, key=lambda label: sizes[label])
     assert all(
-        taken[small] <= taken[large] + 1
-        for small, large in zip(ordered, ordered[1:], strict=False)
+        taken[small] <= taken[large] + 1 for small, large in itertools.pairwise(ordered)
     )
 
 

@@ -555,6 +555,10 @@ def test_boundary_is_the_next_record_however_a_file_misleads():
     assert len(file.planted) > 1000
     offsets = offsets_of(file, size, rng, 800)
     assert len(offsets) > 2000
+    # Where the start after the giant straddles the end of the reader's window.
+    after = file.next_start(file.starts[260] + 1, size)
+    assert after - file.starts[260] > 1 << 20
+    offsets += [after + d - (1 << 20) for d in range(4)]
     stream = io.BytesIO(content)
     wrong = [
         offset
@@ -907,7 +911,10 @@ def test_a_gzip_file_that_is_no_warc_is_named():
 
 
 def test_only_gzip_members_are_splittable():
-    assert warc.is_splittable(io.BytesIO(member(response(0))))
+    stream = io.BytesIO(member(response(0)))
+    assert warc.is_splittable(stream)
+    stream.seek(0, io.SEEK_END)
+    assert warc.is_splittable(stream)
     assert not warc.is_splittable(io.BytesIO(response(0)))
     assert not warc.is_splittable(io.BytesIO(b""))
 

@@ -15,17 +15,19 @@ from xinst_jax.weights import save_checkpoint
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Its four rotations are one fast wave that stays, one slow that is stretched, and two
+# between; its heads together are wider than the model.
 TINY = ModelConfig(
     vocabulary=264,
     width=32,
     layers=3,
     heads=8,
     kv_heads=2,
-    head_width=4,
+    head_width=8,
     mlp_width=48,
     max_positions=320,
     norm_eps=1e-6,
-    rope_theta=5e5,
+    rope_theta=100.0,
     rope_scaling=RopeScaling(
         factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=64
     ),

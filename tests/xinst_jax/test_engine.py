@@ -59,12 +59,13 @@ def test_batch_order_and_neighbours_change_nothing_bitwise(
 def test_scores_and_vectors_do_not_depend_on_neighbours_bitwise(
     engine: Engine, prompts: list[list[int]]
 ) -> None:
+    prompts = prompts[:11]  # two slot sizes; a third would only be compiled
     labels = ["a", "b"]
     targets = [[5, 9, 11]] * len(prompts)
     scores = engine.score(prompts, labels)
     vectors = engine.embed(prompts)
     likelihoods = engine.loglikelihood(prompts, targets)
-    for i in (1, 6, 13):
+    for i in (1, 6, 10):
         own = [prompts[i]]
         np.testing.assert_array_equal(engine.score(own, labels)[0], scores[i])
         np.testing.assert_array_equal(engine.embed(own)[0], vectors[i])

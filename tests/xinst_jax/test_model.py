@@ -78,7 +78,7 @@ def naive_logits(config: ModelConfig, w: dict, tokens: list[int]) -> np.ndarray:
     [
         {},
         {"rope_scaling": None, "tied": True, "kv_heads": 8},
-        {"kv_heads": 1, "head_width": 8, "norm_eps": 1e-2},
+        {"kv_heads": 1, "head_width": 4, "norm_eps": 1e-2},
     ],
     ids=["llama3", "tied", "multi-query"],
 )

@@ -39,7 +39,7 @@ def test_what_was_saved_is_loaded(
             np.testing.assert_array_equal(loaded[name], saved[name])
         assert load_tokenizer(folder).to_str() == byte_tokenizer().to_str()
         names = load_file(folder / "model.safetensors")
-        assert names[NAME].shape == (config.kv_heads * 4, 32)
+        assert names[NAME].shape == (config.kv_heads * 8, 32)
         assert ("lm_head.weight" in names) == (not config.tied)
 
 
@@ -70,10 +70,10 @@ def test_several_files_and_bfloat16_are_read(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop(NAME), rf"lacks tensor {NAME}, expected \[8, 32\]"),
+        (lambda t: t.pop(NAME), rf"lacks tensor {NAME}, expected \[16, 32\]"),
         (
             lambda t: t.update({NAME: np.zeros((9, 32), np.float32)}),
-            rf"tensor {NAME} is \[9, 32\], config.json makes it \[8, 32\]",
+            rf"tensor {NAME} is \[9, 32\], config.json makes it \[16, 32\]",
         ),
         (
             lambda t: t.update({"model.extra": np.zeros((2, 3), np.float32)}),
