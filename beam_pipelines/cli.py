@@ -1,6 +1,7 @@
 """`xinst`: train the models, run the pipeline, look at what came of it."""
 
 import argparse
+import itertools
 import json
 import logging
 import sys
@@ -134,8 +135,12 @@ def pipeline_options(arguments: Sequence[str]) -> "PipelineOptions":
     options = PipelineOptions(list(arguments))
     known = options.get_all_options()
     every = options.get_all_options(retain_unknown_options=True)
-    stray = [a for a in arguments if not a.startswith("-") and a not in every.values()]
-    if unknown := sorted(every.keys() - known.keys()) or stray:
+    stray = [
+        word
+        for before, word in itertools.pairwise(("", *arguments))
+        if not word.startswith("-") and ("=" in before or not before.startswith("--"))
+    ]
+    if unknown := sorted(every.keys() - known.keys()) + stray:
         raise ValueError(
             f"Beam knows no option {', '.join(map(repr, unknown))}. "
             "See `xinst run --help` and Beam's pipeline options."

@@ -84,6 +84,7 @@ class SpreadOverTopics(beam.PTransform):
             published
             | "Domains" >> beam.Map(lambda pair: pair[0].candidate.document.domain)
             | "Pins" >> beam.CombineGlobally(_PinnedDomains())
+            | "EnoughDomains" >> beam.Map(enough_domains, self._settings)
         )
         return published | "Split" >> beam.Map(
             _example, self._settings, beam.pvalue.AsSingleton(pins)
@@ -208,26 +209,39 @@ class Pins:
     highest: tuple[float, ...] = ()
 
 
+def enough_domains(pins: Pins, settings: Diversify) -> Pins:
+    """The pins, if every promised split can have a domain.
+
+    TFDS would fail too, but only after everything, and without saying why.
+
+    Raises:
+      ValueError: There are fewer domains than splits.
+    """
+    domains = len({*pins.lowest, *pins.highest})
+    splits = 1 + (settings.validation > 0) + (settings.test > 0)
+    if domains == 0:
+        raise ValueError(
+            "No pair was kept, so there is nothing to publish. Where they were lost, "
+            "the funnel says: `xinst report STORE`."
+        )
+    if domains < splits:
+        raise ValueError(
+            f"The data set's examples come from {domains} registered domain(s), too "
+            f"few for {splits} splits, which are made by domain. Read more pages, or "
+            "set diversify.validation and diversify.test to 0 in the recipe."
+        )
+    return pins
+
+
 def split_of(domain: str, settings: Diversify, pins: Pins) -> str:
     """The split of every example of a registered domain.
 
     Args:
       domain: Registered, so that one site's pages stay together.
       settings: The shares of validation and test.
-      pins: Of all domains.
-
-    Raises:
-      ValueError: There are fewer domains than splits.
+      pins: Of all domains; `enough_domains` has passed them.
     """
     at = domain_position(domain)
-    splits = 1 + (settings.validation > 0) + (settings.test > 0)
-    if len({*pins.lowest, *pins.highest}) < splits:
-        raise ValueError(
-            f"The data set's examples come from {len({*pins.lowest, *pins.highest})} "
-            f"registered domain(s), too few for {splits} splits, which are made by "
-            "domain. Read more pages, or set diversify.validation and diversify.test "
-            "to 0 in the recipe."
-        )
     lowest = pins.lowest if settings.validation else (-1.0, *pins.lowest)
     if settings.validation and at == lowest[0]:
         return "validation"

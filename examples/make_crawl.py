@@ -38,7 +38,8 @@ PAGE = """<!DOCTYPE html>
 <title>{title} | {domain}</title>
 <link rel="canonical" href="{url}">
 <link rel="stylesheet" href="/assets/site.{number}.css">
-<script>window.dataLayer=window.dataLayer||[];function track(){{dataLayer.push(arguments)}}
+<script>window.dataLayer=window.dataLayer||[];
+function track(){{dataLayer.push(arguments)}}
 track("set",{{"page":"{path}","locale":"{language}","build":{number}}});</script>
 <style>body{{margin:0;font:17px/1.6 serif}}.grid{{display:grid;gap:1rem}}</style>
 </head>

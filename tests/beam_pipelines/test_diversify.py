@@ -97,9 +97,12 @@ def test_shares_of_many_domains_are_as_asked():
 
 def test_too_few_domains_are_an_error_that_says_what_to_do():
     with pytest.raises(ValueError, match=r"1 registered domain.*3 splits.*to 0"):
-        diversify.split_of("a.example", Diversify(), _pins(["a.example"]))
+        diversify.enough_domains(_pins(["a.example"]), Diversify())
+    with pytest.raises(ValueError, match="No pair was kept"):
+        diversify.enough_domains(diversify.Pins(), Diversify())
     alone = Diversify(validation=0, test=0)
-    assert diversify.split_of("a.example", alone, _pins(["a.example"])) == "train"
+    pins = diversify.enough_domains(_pins(["a.example"]), alone)
+    assert diversify.split_of("a.example", alone, pins) == "train"
 
 
 def _pins(domains: list[str]) -> diversify.Pins:

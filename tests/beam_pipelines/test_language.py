@@ -61,7 +61,7 @@ def decided() -> list[Verdict]:
         ("Thai", "\u0e01ไทย\u0e34\u0e48\u0e4e"),
         ("Zyyy", "абвЯ"),
         ("Zyyy", "漢字かな한글"),
-        ("Zyyy", "\u0c05\u0d05\u0e81\u0995"[:3]),
+        ("Zyyy", "\u0c05\u0d05\u0e81"),
         ("Zyyy", "\U00010400\U0003ffff\U0010ffff"),
     ],
 )
@@ -90,8 +90,10 @@ def test_signs_spaces_and_digits_are_no_letters(text):
     assert language.possible_languages(text) == frozenset()
 
 
-@pytest.mark.xfail(reason="digits of these scripts count as letters of another")
-@pytest.mark.parametrize("zero", "०০௦๐٠۰")
+@pytest.mark.xfail(reason="they count as letters of no script of ours", strict=True)
+@pytest.mark.parametrize(
+    "zero", ["\u0966", "\u09e6", "\u0be6", "\u0e50", "\u0660", "\u06f0"], ids=ascii
+)
 def test_digits_of_any_script_are_no_letters(zero):
     digits = "".join(chr(ord(zero) + n) for n in range(10))
     assert sum(script_counts(digits).values()) == 0
@@ -133,6 +135,9 @@ def test_urdu_is_possible_from_its_own_letters_alone():
     for num_own, possible in [(2, {"ur"}), (1, set())]:
         text = "ے" * num_own + "ا" * (100 - num_own)
         assert language.possible_languages(text) == possible
+    # A share of the Arabic letters, not of all.
+    text = "ے" * 2 + "ا" * 98 + "я" * 200
+    assert language.possible_languages(text) == {"ur"}
     assert language.possible_languages("ے" * 26 + "я" * 74) == {"ur"}
     assert language.possible_languages("ے" * 25 + "я" * 75) == frozenset()
 
@@ -207,9 +212,9 @@ def test_every_page_of_a_neighbouring_language_is_rejected():
 def test_a_language_that_is_not_wanted_is_turned_away(code):
     others = [other for other in LANGUAGES if other != code]
     text = next(text for own, text in OURS if own == code)
-    expected = {"other_language", "other_script"}
-    assert gate(text, others) in expected
-    assert verdict(text, others).reason in expected
+    alone = sum(LANGUAGES[code].script == LANGUAGES[c].script for c in LANGUAGES) == 1
+    assert gate(text, others) == ("other_script" if alone else "other_language")
+    assert verdict(text, others).reason == "other_language"
     assert verdict(text, others).language == ""
     assert gate(text, [code]) is None
     assert verdict(text, [code]).language == code
@@ -334,7 +339,7 @@ def test_a_text_without_letters_has_no_letters(name):
 
 NOISE = [
     "\x00", "\x08", "\x0b", "\x1b", "\x7f", "\x80", "\x85", "\x9f", "\ufffe", "\uffff",
-    "\ud800", "\udfff", "\ufeff", "\u200b", "\U0010ffff"[:0] or "\u2028",
+    "\ud800", "\udfff", "\ufeff", "\u200b", "\u2028",
 ]  # fmt: skip
 
 
@@ -351,6 +356,12 @@ def test_unreadable_characters_change_no_decision(noise):
 def test_noncharacters_let_nothing_through_the_gate(noise):
     for _, text in NEIGHBOURS:
         assert gate(text + noise, LANGUAGES) == gate(text, LANGUAGES)
+
+
+@pytest.mark.parametrize("text", ["a", "Tk Tk Tk", "a\ufdd0b"])
+def test_what_the_fast_detector_is_unsure_of_passes_the_gate(text):
+    assert language.fast_guess(text) == ""
+    assert gate(text, LANGUAGES) is None
 
 
 def test_any_mixture_of_code_points_gets_a_decision():
