@@ -3,38 +3,18 @@
 Needs Grain and a tokenizer, and neither the pipeline nor TensorFlow.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
-import jax
-import numpy as np
-from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from xinst_jax import prompts
-from xinst_jax.packing import Rows, RowShape, assign, fill, fill_targets
+from xinst_jax.packing import Batch, RowShape, assign, fill, fill_targets
 
 # Examples packed together. The last rows of a window are rarely full, so a larger
 # one wastes less; a smaller one follows the shuffle more closely.
 _WINDOW = 256
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Packed examples, and which of their tokens are to be learnt.
-
-    Attributes:
-      rows: Prompts and answers, back to back.
-      index: `[R, Q]`, the states that predict an answer's tokens; T in padding.
-      targets: `[R, Q]`, the ids that they predict.
-    """
-
-    rows: Rows
-    index: Int[jax.Array | np.ndarray, "R Q"]
-    targets: Int[jax.Array | np.ndarray, "R Q"]
 
 
 def batches(

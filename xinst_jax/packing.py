@@ -64,6 +64,22 @@ class Rows:
     lens: Int[Ids, "R C"]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Packed documents, and which of their tokens are to be learnt.
+
+    Attributes:
+      rows: Prompts and targets, back to back.
+      index: The states that predict a target's tokens; T in padding.
+      targets: The ids that they predict.
+    """
+
+    rows: Rows
+    index: Int[jax.Array | np.ndarray, "R Q"]
+    targets: Int[jax.Array | np.ndarray, "R Q"]
+
+
 def assign(
     lengths: Sequence[int], shape: RowShape
 ) -> tuple[list[list[int]], list[int]]:

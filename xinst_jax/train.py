@@ -4,6 +4,7 @@ The forward pass, the packing and the scoring of targets are the engine's own.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -21,7 +23,7 @@ from tqdm import tqdm
 from xinst_jax.config import ModelConfig
 from xinst_jax.engine import Engine
 from xinst_jax.model import Decoder, hidden_of_rows, target_logprobs
-from xinst_jax.packing import Rows, RowShape, assign, fill, fill_targets
+from xinst_jax.packing import Batch, RowShape, assign, fill, fill_targets
 from xinst_jax.sharding import make_mesh, put_rows
 from xinst_jax.weights import (
     load_tokenizer,
@@ -31,7 +33,7 @@ from xinst_jax.weights import (
 )
 
 _SPECIALS = ("<s>", "</s>", "<pad>")
-_LOGIT_CHUNK = 256  # target positions whose logits are in memory at once
+LOGIT_CHUNK = 256  # target positions whose logits are in memory at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +169,8 @@ def fine_tune(
       mesh: From `make_mesh`; by default the first device. Rows go over its data axis.
 
     Returns:
-      The log: for each step its `loss` a target token in nats, the `epoch`, and
-      now and then `held_out_loss`, of the targets alone.
+      The log: for each step its `loss` a target token in nats, and now and then
+      `held_out_loss`, of the targets alone.
 
     Raises:
       ValueError: No pair is short enough for the model.
@@ -177,11 +179,44 @@ def fine_tune(
     model_config = ModelConfig.from_checkpoint(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
     examples = _encode(pairs, tokenizer, model_config, full_text)
-    held = _encode(held_out, tokenizer, model_config, full_text=False)
     shape = _row_shape([len(ids) for ids, _ in examples], config, mesh)
     plan = list(_plan(examples, shape, config))
-    size = max(_most_targets(examples, rows) for rows, _ in plan)
-    size = -(-size // _LOGIT_CHUNK) * _LOGIT_CHUNK
+    size = max(_most_targets(examples, rows) for rows in plan)
+    size = -(-size // LOGIT_CHUNK) * LOGIT_CHUNK
+    batches = (_batch(examples, rows, shape, size) for rows in plan)
+    return fit(checkpoint, out, batches, held_out, config, progress=progress, mesh=mesh)
+
+
+def fit(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    batches: Iterable[Batch],
+    held_out: Sequence[tuple[str, str]],
+    config: TrainingConfig,
+    *,
+    progress: bool = True,
+    mesh: Mesh | None = None,
+) -> list[dict[str, Any]]:
+    """Trains all weights on batches as they come, in float32.
+
+    Args:
+      checkpoint: Folder to start from.
+      out: Folder to write, with `training_log.jsonl` in it.
+      batches: All of one shape; Q a multiple of `LOGIT_CHUNK`. Where they end before
+        `config.steps`, so does the training.
+      held_out: Pairs to measure on and never to train on; may be empty.
+      config: How long and how fast.
+      progress: Show a bar with the losses.
+      mesh: From `make_mesh`; by default the first device. Rows go over its data axis.
+
+    Returns:
+      The log: for each step its `loss` a target token in nats, and now and then
+      `held_out_loss`.
+    """
+    mesh = mesh or make_mesh()
+    model_config = ModelConfig.from_checkpoint(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
+    held = _encode(held_out, tokenizer, model_config, full_text=False)
     log: list[dict[str, Any]] = []
     with jax.set_mesh(mesh):
         weights = load_weights(checkpoint, model_config, "float32", mesh)
@@ -190,16 +225,23 @@ def fine_tune(
         state = _optimizer(**how).init(model)
         rates = _learning_rates(config)
         shown: dict[str, str] = {}
-        bar = tqdm(plan, disable=not progress, unit="step", desc=Path(out).name)
-        for step, (rows, epoch) in enumerate(bar, start=1):
-            batch = _batch(examples, rows, shape, size, mesh)
+        bar = tqdm(
+            itertools.islice(batches, config.steps),
+            total=config.steps,
+            disable=not progress,
+            unit="step",
+            desc=Path(out).name,
+            mininterval=1,
+        )
+        for step, batch in enumerate(bar, start=1):
             rate = np.float32(rates(step))
+            batch = put_rows(batch, mesh)
             model, state, loss = _update(model, state, batch, rate, **how)
-            log.append({"step": step, "epoch": epoch, "loss": float(loss)})
+            log.append({"step": step, "loss": float(loss)})
             if held and (step % config.eval_every == 0 or step == config.steps):
                 log[-1]["held_out_loss"] = _held_out_loss(model, held, tokenizer, mesh)
             shown |= {k: f"{v:.3f}" for k, v in log[-1].items() if "loss" in k}
-            bar.set_postfix(shown)
+            bar.set_postfix(shown, refresh=False)
     save_checkpoint(out, model_config, model.weights(), tokenizer)
     lines = "".join(json.dumps(entry) + "\n" for entry in log)
     (Path(out) / "training_log.jsonl").write_text(lines, encoding="utf-8")
@@ -245,8 +287,8 @@ def _row_shape(lengths: Sequence[int], config: TrainingConfig, mesh: Mesh) -> Ro
 
 def _plan(
     examples: Sequence[Example], shape: RowShape, config: TrainingConfig
-) -> Iterator[tuple[list[list[int]], int]]:
-    """For each step the examples in each row, and the epoch of the newest."""
+) -> Iterator[list[list[int]]]:
+    """For each step the examples in each row."""
     waiting: list[int] = []
     epoch = 0
     for _ in range(config.steps):
@@ -257,7 +299,7 @@ def _plan(
         window = waiting[: shape.rows * shape.slots]
         rows, left = assign([len(examples[i][0]) for i in window], shape)
         waiting = [window[j] for j in left] + waiting[len(window) :]
-        yield [[window[j] for j in row] for row in rows], epoch
+        yield [[window[j] for j in row] for row in rows]
 
 
 def _most_targets(examples: Sequence[Example], rows: list[list[int]]) -> int:
@@ -269,12 +311,11 @@ def _batch(
     rows: list[list[int]],
     shape: RowShape,
     size: int,
-    mesh: Mesh,
-) -> Any:
+) -> Batch:
     texts = [[examples[i][0] for i in row] for row in rows]
     read = [[examples[i][1] for i in row] for row in rows]
     index, targets = fill_targets(texts, read, shape, size)
-    return put_rows((fill(texts, shape), index, targets), mesh)
+    return Batch(rows=fill(texts, shape), index=index, targets=targets)
 
 
 def _learning_rates(config: TrainingConfig) -> Callable[[int], Any]:
@@ -302,13 +343,12 @@ def _optimizer(clip: float, weight_decay: float) -> optax.GradientTransformation
     )
 
 
-def _loss(
-    model: Decoder, rows: Rows, index: jax.Array, targets: jax.Array
-) -> jax.Array:
+def _loss(model: Decoder, batch: Batch) -> jax.Array:
     """Nats a target token."""
-    x, _ = hidden_of_rows(model, rows)
-    logprobs = target_logprobs(model, x, index, targets, chunk=_LOGIT_CHUNK)
-    return -logprobs.sum() / (index < rows.tokens.shape[1]).sum()
+    index, targets = jnp.asarray(batch.index), jnp.asarray(batch.targets)
+    x, _ = hidden_of_rows(model, batch.rows)
+    logprobs = target_logprobs(model, x, index, targets, chunk=LOGIT_CHUNK)
+    return -logprobs.sum() / (index < x.shape[1]).sum()
 
 
 @partial(
@@ -317,10 +357,15 @@ def _loss(
     donate_argnames=("model", "state"),
 )
 def _update(
-    model: Decoder, state: Any, batch: Any, rate: Any, clip: float, weight_decay: float
+    model: Decoder,
+    state: Any,
+    batch: Batch,
+    rate: Any,
+    clip: float,
+    weight_decay: float,
 ) -> tuple[Decoder, Any, jax.Array]:
     """The next model and optimizer state, and the loss before."""
-    loss, gradient = jax.value_and_grad(_loss)(model, *batch)
+    loss, gradient = jax.value_and_grad(_loss)(model, batch)
     change, state = _optimizer(clip, weight_decay).update(gradient, state, model)
     change = jax.tree.map(lambda x: -rate * x, change)
     return optax.apply_updates(model, change), state, loss

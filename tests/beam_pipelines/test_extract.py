@@ -92,7 +92,7 @@ def test_any_bytes_decode_to_text_that_can_be_written():
 
 # Extraction.
 
-PAGE = """<html><head><title>Kichwa cha dirisha</title><style>p {{ color: red }}</style>
+PAGE = """<html><head><title>Kichwa cha dirisha</title><style>p { color: red }</style>
 <script>var siri = "usiri";</script></head><body><nav><a href="/">Mwanzo</a></nav>
 <article><p>Mvua &amp; jua.</p><p>Siku&nbsp;mpya<br>inaanza.</p></article>
 <img alt="Picha ya ng'ombe"></body></html>"""

@@ -16,13 +16,16 @@ from tfds_builder.x_instruction import x_instruction_dataset_builder as builders
 
 # Few steps of a small model: it learns to write English, not what about.
 TOY = {
-    "steps = 300": "steps = 60",
-    "steps = 200": "steps = 4",
+    "steps = 300": "steps = 80\nbatch_tokens = 1024\nlayers = 1\nvocabulary = 1000",
+    "steps = 200": "steps = 4\nbatch_tokens = 1024",
     "examples/seed/*.jsonl": "seed.jsonl",
     "keep_above = 0.5": "keep_above = 0.0",
-    "max_text_chars = 500": "max_text_chars = 120",
-    "[diversify]": "batch_tokens = 2048\n[diversify]",
+    "max_text_chars = 500": "max_text_chars = 40",
 }
+THINGS = (
+    "rice water maize wells boats seeds roads lamps goats shoes hands pots sheds "
+    "tools nets bikes coats doors wood milk"
+).split()
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +37,15 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.main(folder / "out" / "demo" / "crawl")
-    pairs = []
-    for number in range(60):
-        things = ("rice", "water", "maize")[number % 3]
-        pairs.append(
-            {
-                "instruction": f"How do I keep {things} clean and safe?",
-                "response": f"Maelezo ya {things} namba {number}. " * 6,
-                "language": "sw",
-            }
-        )
-    # Held out by a hash of the instruction: one more, so that both sides have some.
-    pairs += [
-        row | {"instruction": f"Tell me about no {i}."} for i, row in enumerate(pairs)
+    rows = [
+        json.loads(line)
+        for file in sorted((REPOSITORY / "examples" / "seed").glob("*.jsonl"))
+        for line in file.read_text().splitlines()[:20]
     ]
-    (folder / "seed.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    for number, row in enumerate(rows):
+        thing = THINGS[number % len(THINGS)]
+        row["instruction"] = f"How do I keep {thing} clean and safe?"
+    (folder / "seed.jsonl").write_text("\n".join(map(json.dumps, rows)))
     recipe = (REPOSITORY / "examples" / "demo.toml").read_text()
     for old, new in TOY.items():
         recipe = recipe.replace(old, new)
@@ -90,14 +87,12 @@ def build(folder: Path, config: str, data_dir: str, *options: str) -> Path:
 def content(folder: Path) -> list[str]:
     """Every example, in an order of its own."""
     splits = tfds.builder_from_directory(folder).as_data_source()
-    rows = [
-        json.dumps(
-            {k: v.decode() if isinstance(v, bytes) else v.item() for k, v in e.items()}
-        )
-        for source in splits.values()
-        for e in source
-    ]
-    return sorted(rows)
+    examples = [example for source in splits.values() for example in source]
+    return sorted(json.dumps(example, default=_plain) for example in examples)
+
+
+def _plain(value: object) -> object:
+    return value.decode() if isinstance(value, bytes) else value.item()
 
 
 @pytest.fixture(scope="module")
@@ -140,15 +135,15 @@ def test_a_language_is_a_part_of_all(toy, data_set):
     assert {row["id"] for row in swahili} == ids
 
 
-def test_reading_needs_no_pipeline(data_set):
+def test_reading_loads_no_pipeline_no_tensorflow_and_no_jax(data_set):
     code = (
         "import sys\n"
-        "for name in ('apache_beam', 'jax', 'tensorflow', 'beam_pipelines'):\n"
-        "    sys.modules[name] = None\n"
         "import tensorflow_datasets as tfds\n"
         f"builder = tfds.builder_from_directory({str(data_set)!r})\n"
         "source = builder.as_data_source('train')\n"
-        "print(len(source), source[0]['instruction'].decode())"
+        "assert len(source[0]['instruction']) > 10\n"
+        "heavy = 'apache_beam', 'jax', 'tensorflow', 'beam_pipelines', 'xinst_jax'\n"
+        "print(*[name for name in heavy if name in sys.modules])"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -157,7 +152,7 @@ def test_reading_needs_no_pipeline(data_set):
         check=True,
         cwd="/",
     )
-    assert int(run.stdout.split()[0]) > 0
+    assert run.stdout.split() == []
 
 
 def test_a_config_without_a_recipe_says_what_to_do(tmp_path, monkeypatch):
