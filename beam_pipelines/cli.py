@@ -17,7 +17,8 @@ if typing.TYPE_CHECKING:
 
     from xinst_jax import seed
 
-# How often each seed pair is spoilt in another way for the evaluator.
+# How often each seed pair comes in another form: thinned out, or spoilt in another way.
+_THINNING_ROUNDS = 20
 _RATING_ROUNDS = 4
 
 
@@ -181,19 +182,17 @@ def _train(model: str, recipe: recipes.Recipe) -> None:
         seed=recipe.seed,
     )
     limit = settings.max_text_chars
+    shown = seed.thinned(kept, training.word_dropout, _THINNING_ROUNDS, recipe.seed)
     if model == "generator":
-        to_learn = seed.reversed_pairs(kept, limit)
+        to_learn = seed.reversed_pairs(shown, limit)
         to_measure = seed.reversed_pairs(held, limit)
     else:
         rated = ratings.rating_rows(held, _RATING_ROUNDS, recipe.seed)
         to_measure = ratings.rating_pairs(rated, limit)
         to_learn = ratings.rating_pairs(
-            ratings.rating_rows(kept, _RATING_ROUNDS, recipe.seed), limit
+            ratings.rating_rows(shown, _RATING_ROUNDS, recipe.seed), limit
         )
-    from_scratch = model == "generator" and not training.base
-    log = train.fine_tune(
-        base, out, to_learn, to_measure, config, full_text=from_scratch
-    )
+    log = train.fine_tune(base, out, to_learn, to_measure, config)
     print(
         f"{out}: {len(kept)} pairs, {training.steps} steps, loss {log[-1]['loss']:.3f},"
         f" held-out loss {log[-1]['held_out_loss']:.3f}"
@@ -211,7 +210,7 @@ def _new_base(out: Path, training: recipes.Training, pairs: "list[seed.Pair]") -
     base = out.with_name(f"{out.name}.base")
     train.new_checkpoint(
         base,
-        [text for pair in pairs for text in (pair.response, pair.instruction)],
+        [f"{pair.instruction}\n{pair.response}" for pair in pairs],
         vocabulary=training.vocabulary,
         width=training.width,
         layers=training.layers,

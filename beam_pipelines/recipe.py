@@ -101,6 +101,8 @@ class Training:
       batch_tokens: Tokens in a step.
       learning_rate: At its peak.
       held_out: Share of the seed that only measures the loss.
+      word_dropout: Share of a response's words that are left out at random, anew each
+        time that a pair is seen. Keeps a small model from learning the seed by heart.
       vocabulary: Of a model from scratch, as are the sizes that follow.
       width: Of the residual stream.
       layers: Number of them.
@@ -113,6 +115,7 @@ class Training:
     batch_tokens: int = 8192
     learning_rate: float = 1e-5
     held_out: float = 0.05
+    word_dropout: float = 0.0
     vocabulary: int = 6000
     width: int = 128
     layers: int = 4
@@ -123,6 +126,7 @@ class Training:
         _check(self.batch_tokens >= 256, self, "batch_tokens >= 256")
         _check(self.learning_rate > 0, self, "learning_rate > 0")
         _check(0 < self.held_out < 1, self, "0 < held_out < 1")
+        _check(0 <= self.word_dropout < 1, self, "0 <= word_dropout < 1")
         _check(self.width % self.heads == 0, self, "width a multiple of heads")
 
 

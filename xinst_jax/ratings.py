@@ -98,16 +98,16 @@ def _other(
     pair: Pair, pairs: Sequence[Pair], draw: random.Random, *, same_language: bool
 ) -> Pair:
     """Another pair, of another topic where topics are known."""
-    return draw.choice(
-        [
-            other
-            for other in pairs
-            if other.instruction != pair.instruction
+    for _ in range(1000):
+        other = draw.choice(pairs)
+        if (
+            other.instruction != pair.instruction
             and (other.topic != pair.topic or not pair.topic)
             and (other.language == pair.language) == same_language
-        ]
-        or [pair]
-    )
+        ):
+            return other
+    # A seed of one language or one topic has no such pair.
+    return draw.choice(pairs)
 
 
 def _truncated(pair: Pair, pairs: Sequence[Pair], draw: random.Random) -> Pair:

@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import hashlib
 import json
+import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -83,6 +84,38 @@ def position(text: str) -> float:
     """Where a text lies in [0, 1), by its hash alone."""
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=7).digest()
     return int.from_bytes(digest) / 2**56
+
+
+def thinned(
+    pairs: Sequence[Pair], dropout: float, rounds: int, seed: int
+) -> list[Pair]:
+    """The pairs again and again, each time with other words of the response left out.
+
+    A small model would otherwise learn a small seed by heart, by its rarest words.
+
+    Args:
+      pairs: The seed.
+      dropout: Share of the words to leave out; 0 gives the pairs once, as they are.
+      rounds: How often each pair comes.
+      seed: Of the choice of words.
+    """
+    if not dropout:
+        return list(pairs)
+    draw = random.Random(seed)
+    return [
+        dataclasses.replace(pair, response=_without_some(pair.response, dropout, draw))
+        for _ in range(rounds)
+        for pair in pairs
+    ]
+
+
+def _without_some(text: str, dropout: float, draw: random.Random) -> str:
+    words = text.split(" ")
+    if len(words) < len(text) / 20:
+        # Thai puts spaces between sentences only.
+        words = [text[at : at + 6] for at in range(0, len(text), 6)]
+        return "".join(word for word in words if draw.random() >= dropout)
+    return " ".join(word for word in words if draw.random() >= dropout)
 
 
 def reversed_pairs(pairs: Iterable[Pair], max_text_chars: int) -> list[tuple[str, str]]:

@@ -122,7 +122,7 @@ def test_texts_count_as_the_same_only_if_every_character_is(tmp_path):
 def combined(combiner: beam.CombineFn, items: list, rng: random.Random) -> object:
     """What a runner may make of items: any order, any tree of accumulators."""
     items = rng.sample(items, len(items))
-    parts = [combiner.create_accumulator() for _ in range(rng.randrange(1, 4))]
+    parts = [combiner.create_accumulator() for _ in range(rng.randrange(1, 9))]
     for item in items:
         at = rng.randrange(len(parts))
         parts[at] = combiner.add_input(parts[at], item)

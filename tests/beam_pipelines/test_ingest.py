@@ -409,7 +409,7 @@ def test_a_pattern_without_a_file_is_an_error_that_names_it(tmp_path):
 # Pages of every fate: kept in whole or in pieces, dropped by gate, verdict and rule.
 ENTRIES = [
     *[bundled(code)[n] for code in ("sw", "ta", "fi") for n in range(3)],
-    *[e for e in bundled("neighbours") if e["language"] in ("ms", "fa")],
+    *[e for e in bundled("neighbours") if e["language"] in ("ms", "fa", "en")],
     *[e for e in bundled("faults") if e["fault"] in ("policy", "menu")],
 ]
 
@@ -541,7 +541,8 @@ def test_dropped_pages_can_be_looked_up_a_few_of_each_reason(crawl, tmp_path):
         assert {sample["offset"]: sample["url"] for sample in samples}.items() <= (
             urls.items()
         )
-    assert sum(len(facts["samples"]) for facts in done.facts) >= 5
+    counts = [count for facts in done.facts for *_, count in facts["drops"]]
+    assert max(counts) > 3
 
 
 def test_a_second_run_gives_the_same_and_reads_nothing(crawl, tmp_path):

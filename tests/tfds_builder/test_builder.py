@@ -16,11 +16,13 @@ from tfds_builder.x_instruction import x_instruction_dataset_builder as builders
 
 # Few steps of a small model: it learns to write English, not what about.
 TOY = {
-    "steps = 300": "steps = 80\nbatch_tokens = 1024\nlayers = 1\nvocabulary = 1000",
-    "steps = 200": "steps = 4\nbatch_tokens = 1024",
+    "steps = 500": "steps = 80",
+    "steps = 250": "steps = 4",
+    "batch_tokens = 4096": "batch_tokens = 1024",
+    "layers = 2": "layers = 1\nvocabulary = 1000",
     "examples/seed/*.jsonl": "seed.jsonl",
     "keep_above = 0.5": "keep_above = 0.0",
-    "max_text_chars = 500": "max_text_chars = 40",
+    "max_text_chars = 250": "max_text_chars = 40",
 }
 THINGS = (
     "rice water maize wells boats seeds roads lamps goats shoes hands pots sheds "
@@ -48,6 +50,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "seed.jsonl").write_text("\n".join(map(json.dumps, rows)))
     recipe = (REPOSITORY / "examples" / "demo.toml").read_text()
     for old, new in TOY.items():
+        assert old in recipe
         recipe = recipe.replace(old, new)
     (folder / "x_instruction.toml").write_text(recipe)
     before = Path.cwd()
