@@ -14,7 +14,8 @@ from beam_pipelines import store as stores
 from beam_pipelines.schema import Document, text_digest
 
 # Parameters that name a visit, not a page.
-_TRACKING = ("utm_", "fbclid", "gclid", "mc_", "ref", "share")
+_TRACKING = frozenset(("fbclid", "gclid", "ref", "share"))
+_TRACKING_PREFIXES = ("utm_", "mc_")
 
 
 def normalised_url(url: str) -> str:
@@ -29,10 +30,18 @@ def normalised_url(url: str) -> str:
         port = f":{parts.port}" if parts.port not in (None, 80, 443) else ""
     except ValueError:
         return url
-    query = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
-    kept = sorted(item for item in query if not item[0].startswith(_TRACKING))
+    # Older sites escape bytes of other character sets: they must stay apart.
+    query = urllib.parse.parse_qsl(
+        parts.query, keep_blank_values=True, errors="surrogateescape"
+    )
+    kept = sorted(
+        (name, value)
+        for name, value in query
+        if name not in _TRACKING and not name.startswith(_TRACKING_PREFIXES)
+    )
     path = parts.path.rstrip("/") or "/"
-    tail = f"?{urllib.parse.urlencode(kept)}" if kept else ""
+    tail = urllib.parse.urlencode(kept, errors="surrogateescape")
+    tail = f"?{tail}" if tail else ""
     return f"{host}{port}{path}{tail}"
 
 
@@ -62,7 +71,9 @@ class RemoveDuplicates(beam.PTransform):
             | "OneOfText" >> beam.CombinePerKey(_OneOfText())
             | "Texts" >> beam.Values()
         )
-        older = by_url | "Older" >> beam.FlatMap(lambda found: found.dropped)
+        older = by_url | "Older" >> beam.FlatMap(
+            lambda found: [("older_capture", code) for _, code in sorted(found.dropped)]
+        )
         same = by_text | "Same" >> beam.FlatMap(
             lambda d: [("same_text", d.language)] * (d.duplicates - 1)
         )
@@ -72,10 +83,15 @@ class RemoveDuplicates(beam.PTransform):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Captures:
-    """The documents of the newest capture of a URL, and what older ones cost."""
+    """The documents of the newest capture of a URL, and what older ones cost.
+
+    Attributes:
+      documents: Of the newest capture.
+      dropped: Id and language of each document of an older one.
+    """
 
     documents: tuple[Document, ...] = ()
-    dropped: tuple[tuple[str, str], ...] = ()
+    dropped: frozenset[tuple[str, str]] = frozenset()
 
 
 class _NewestCapture(beam.CombineFn):
@@ -89,21 +105,21 @@ class _NewestCapture(beam.CombineFn):
 
     def merge_accumulators(self, parts: Iterable[_Captures]) -> _Captures:
         documents: dict[str, Document] = {}
-        dropped: list[tuple[str, str]] = []
+        dropped: set[tuple[str, str]] = set()
         for part in parts:
             # A retried range may have delivered a document twice: that is no duplicate.
             documents.update({document.id: document for document in part.documents})
-            dropped.extend(part.dropped)
+            dropped |= part.dropped
         if not documents:
-            return _Captures((), tuple(dropped))
+            return _Captures()
         newest = max(_capture(document) for document in documents.values())
         kept = []
         for document in sorted(documents.values(), key=lambda d: d.id):
             if _capture(document) == newest:
                 kept.append(document)
             else:
-                dropped.append(("older_capture", document.language))
-        return _Captures(tuple(kept), tuple(dropped))
+                dropped.add((document.id, document.language))
+        return _Captures(tuple(kept), frozenset(dropped))
 
     def extract_output(self, captures: _Captures) -> _Captures:
         return captures

@@ -29,7 +29,10 @@ def decode(body: bytes, charset: str) -> str:
     except UnicodeDecodeError:
         encoding = detect_encoding(body, html5_compatible=True)
     return bytes_to_str(
-        body, encoding or charset or "utf-8", fallback_encodings=("utf-8",)
+        body,
+        encoding or charset or "utf-8",
+        errors="replace",
+        fallback_encodings=("utf-8",),
     )
 
 
@@ -52,7 +55,8 @@ def main_text(html: str) -> str:
 
 def tidy(text: str) -> str:
     """NFC, one blank line between paragraphs, no control characters."""
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = _SPACES.sub(" ", _CONTROL.sub("", text))
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    # NFC last: what stood on both sides of a control character may compose.
+    text = unicodedata.normalize("NFC", _SPACES.sub(" ", _CONTROL.sub("", text)))
     lines = (line.strip() for line in text.split("\n"))
     return _BLANK_LINES.sub("\n", "\n".join(lines)).strip().replace("\n", "\n\n")

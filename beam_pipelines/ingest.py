@@ -123,8 +123,12 @@ def registered_domain(url: str) -> str:
     domain = tld.get_fld(url, fail_silently=True, fix_protocol=True)
     if domain:
         return domain
-    host = url.split("://", 1)[-1].split("/", 1)[0].rsplit("@", 1)[-1].split(":", 1)[0]
-    return ".".join(host.lower().split(".")[-2:])
+    host = url.split("://", 1)[-1].split("/", 1)[0].rsplit("@", 1)[-1].lower()
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    host = host.partition(":")[0]
+    is_address = host.replace(".", "").isdigit()
+    return host if is_address else ".".join(host.split(".")[-2:])
 
 
 def source_files(recipe: Recipe) -> list[tuple[str, int]]:

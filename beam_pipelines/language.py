@@ -29,8 +29,14 @@ _CRAWL_CODES = {language.crawl: code for code, language in LANGUAGES.items()} | 
     "ind": "id",
     "swh": "sw",
 }
-# pycld2 raises on these: control characters, U+0085, U+FFFE, lone surrogates.
-_UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]")
+# pycld2 raises on these: control characters, lone surrogates, noncharacters.
+_UNREADABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(
+        chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)
+    )
+    + "]"
+)
 
 # Letters that Urdu has and Arabic and Persian lack.
 _URDU_LETTERS = frozenset("ٹڈڑںےھہۓ")
@@ -225,6 +231,8 @@ def _script_table() -> np.ndarray:
     for script, first, last in _BLOCKS:
         table[first : last + 1] = _SCRIPTS.index(script) + 1
     table[[0xD7, 0xF7]] = 0
+    for zero in (0x660, 0x6F0, 0x966, 0x9E6, 0xBE6, 0xE50):
+        table[zero : zero + 10] = 0
     return table
 
 

@@ -15,22 +15,44 @@ from beam_pipelines.schema import LANGUAGES
 _SENTENCE_ENDS = tuple(".!?…:;।॥۔؟\"'”’»)")
 _NGRAM_WORDS = 5
 
-# Words of cookie notices, privacy policies and terms of use. Each is rare elsewhere.
-_POLICY_WORDS = {
-    "fi": "evästeet evästeitä evästeiden tietosuoja tietosuojaseloste käyttöehdot "
-    "henkilötietoja henkilötietojen rekisterinpitäjä suostumus",
-    "id": "cookie kebijakan privasi ketentuan layanan persetujuan pengguna pribadi",
-    "th": "คุกกี้ นโยบาย ความเป็นส่วนตัว ข้อกำหนด ยินยอม ข้อมูลส่วนบุคคล",
-    "tr": "çerez çerezler çerezleri gizlilik politikası koşulları kişisel veriler "
-    "verilerin verileriniz rıza onay aydınlatma",
-    "vi": "cookie chính sách bảo mật điều khoản đồng ý cá nhân thu thập",
-    "bn": "কুকি গোপনীয়তা নীতি শর্তাবলী সম্মতি ব্যক্তিগত তথ্য",
-    "hi": "कुकी कुकीज़ कुकीज गोपनीयता नीति शर्तें सहमति व्यक्तिगत जानकारी डेटा",
-    "sw": "vidakuzi faragha sera masharti ridhaa binafsi",
-    "ta": "குக்கீ குக்கீகள் தனியுரிமை கொள்கை விதிமுறைகள் ஒப்புதல்",
-    "ur": "کوکیز رازداری پالیسی شرائط رضامندی ذاتی معلومات",
+# Phrases of cookie notices, privacy policies and terms of use, rare elsewhere.
+_POLICY_PHRASES = {
+    "fi": "evästeet, evästeitä, evästeiden, tietosuoja, tietosuojaseloste, "
+    "käyttöehdot, "
+    "henkilötietoja, henkilötietojen, rekisterinpitäjä, suostumus",
+    "id": "cookie, kebijakan privasi, ketentuan layanan, ketentuan, persetujuan, "
+    "kebijakan, privasi, data pribadi, pengguna",
+    "th": "คุกกี้, นโยบาย, ความเป็นส่วนตัว, ข้อกำหนด, ยินยอม, ข้อมูลส่วนบุคคล",
+    "tr": "çerez, çerezler, çerezleri, gizlilik, politikası, kullanım koşulları, "
+    "kişisel veriler, kişisel verilerin, kişisel verileriniz, açık rıza, onay, "
+    "aydınlatma metni",
+    "vi": "cookie, chính sách bảo mật, chính sách, điều khoản, bảo mật, thu thập, "
+    "dữ liệu cá nhân, thông tin cá nhân, sự đồng ý, quyền riêng tư",
+    "bn": "কুকি, গোপনীয়তা, নীতিমালা, শর্তাবলী, সম্মতি, ব্যক্তিগত তথ্য",
+    "hi": "कुकी, कुकीज़, कुकीज, गोपनीयता, गोपनीयता नीति, नीति, शर्तें, सहमति, "
+    "व्यक्तिगत जानकारी, व्यक्तिगत डेटा",
+    "sw": "vidakuzi, faragha, sera, masharti, ridhaa, taarifa binafsi, data binafsi",
+    "ta": "குக்கீ, குக்கீகள், தனியுரிமை, கொள்கை, விதிமுறைகள், ஒப்புதல்",
+    "ur": "کوکیز, رازداری, پالیسی, شرائط, رضامندی, ذاتی معلومات",
 }
-_POLICY = {code: frozenset(words.split()) for code, words in _POLICY_WORDS.items()}
+
+
+def _any_of(phrases: str, *, spaced: bool) -> re.Pattern[str]:
+    """Matches any of some phrases, the longest first, as whole words if spaced."""
+    ordered = sorted(phrases.split(", "), key=lambda phrase: (-len(phrase), phrase))
+    pattern = "|".join(map(re.escape, map(_nfc, ordered)))
+    # Not \\b: the vowel signs of Indic scripts are no word characters to `re`.
+    return re.compile(rf"(?<!\S)\W?({pattern})(?=\W?(?:\s|$))" if spaced else pattern)
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+_POLICY = {
+    code: _any_of(phrases, spaced=code != "th")
+    for code, phrases in _POLICY_PHRASES.items()
+}
 _LOREM = re.compile(r"\b(lorem ipsum|dolor sit amet|consectetur adipiscing)\b", re.I)
 _SCRIPTS_WITH_MARKS = ("Beng", "Deva", "Taml")
 _JOINERS = "\u200c\u200d"
@@ -63,7 +85,7 @@ def measure(text: str, language: str) -> dict[str, float]:
             sum(line.endswith(_SENTENCE_ENDS) for line in lines), len(lines)
         ),
         "stray_marks": _stray_marks(text, LANGUAGES[language].script),
-        "policy_words": 100 * _share(_policy_words(text, words, language), len(words)),
+        "policy_words": 100 * _share(_policy_words(text, language), len(words)),
         "lorem": float(len(_LOREM.findall(text))),
         "replaced": _share(text.count("\ufffd"), len(text)),
     }
@@ -183,9 +205,7 @@ def _two_vowels(first: str, second: str) -> bool:
     return all("VOWEL SIGN" in unicodedata.name(mark, "") for mark in (first, second))
 
 
-def _policy_words(text: str, words: list[str], language: str) -> int:
-    wanted = _POLICY[language]
-    if language == "th":
-        # As many characters as the words found, since the whole is in characters too.
-        return sum(text.count(word) * len(word) for word in wanted)
-    return sum(word.strip(".,;:!?()\"'।۔،") in wanted for word in words)
+def _policy_words(text: str, language: str) -> int:
+    """Words in phrases of policies; in Thai, characters."""
+    found = [match.group() for match in _POLICY[language].finditer(text.lower())]
+    return sum(len(phrase if language == "th" else phrase.split()) for phrase in found)

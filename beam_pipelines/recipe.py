@@ -83,6 +83,8 @@ class Documents:
     def __post_init__(self) -> None:
         _check(0 < self.min_chars <= self.max_chars, self, "0 < min_chars <= max_chars")
         _check(self.max_pieces >= 1, self, "max_pieces >= 1")
+        _check(self.min_mean_line >= 0, self, "min_mean_line >= 0")
+        _check(self.max_policy_words >= 0, self, "max_policy_words >= 0")
         for field in dataclasses.fields(self):
             if field.type is float and not field.name.endswith(("line", "words")):
                 _check(
@@ -124,7 +126,11 @@ class Training:
     def __post_init__(self) -> None:
         _check(self.steps >= 1, self, "steps >= 1")
         _check(self.batch_tokens >= 256, self, "batch_tokens >= 256")
-        _check(self.learning_rate > 0, self, "learning_rate > 0")
+        _check(0 < self.learning_rate < 1, self, "0 < learning_rate < 1")
+        _check(self.vocabulary >= 300, self, "vocabulary >= 300")
+        _check(self.layers >= 1, self, "layers >= 1")
+        _check(self.heads >= 1, self, "heads >= 1")
+        _check(self.width >= 1, self, "width >= 1")
         _check(0 < self.held_out < 1, self, "0 < held_out < 1")
         _check(0 <= self.word_dropout < 1, self, "0 <= word_dropout < 1")
         _check(self.width % self.heads == 0, self, "width a multiple of heads")

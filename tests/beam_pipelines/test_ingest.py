@@ -284,7 +284,6 @@ def test_a_registered_domain_is_what_one_owner_registers(url, domain):
     assert registered_domain(url) == domain
 
 
-@pytest.mark.xfail(reason="the last two labels of a number are no owner", strict=True)
 def test_addresses_in_numbers_are_domains_of_their_own():
     urls = ["http://192.168.0.1/a", "http://10.7.0.1/a"]
     assert len(set(map(registered_domain, urls))) == 2

@@ -90,7 +90,6 @@ def test_signs_spaces_and_digits_are_no_letters(text):
     assert language.possible_languages(text) == frozenset()
 
 
-@pytest.mark.xfail(reason="they count as letters of no script of ours", strict=True)
 @pytest.mark.parametrize(
     "zero", ["\u0966", "\u09e6", "\u0be6", "\u0e50", "\u0660", "\u06f0"], ids=ascii
 )
@@ -351,7 +350,6 @@ def test_unreadable_characters_change_no_decision(noise):
         assert verdict(noisy, LANGUAGES).language == verdict(text, LANGUAGES).language
 
 
-@pytest.mark.xfail(reason="pycld2 raises on these too, and then all pass", strict=True)
 @pytest.mark.parametrize("noise", ["\ufdd0", "\ufdef", "\U0001fffe"], ids=ascii)
 def test_noncharacters_let_nothing_through_the_gate(noise):
     for _, text in NEIGHBOURS:

@@ -227,11 +227,13 @@ def test_a_poison_document_costs_itself(recipe, tmp_path, fake_engine):
     run(recipe, tmp_path / "store", "documents")
     part_file = parts(tmp_path / "store", "documents")[0]
     part = store.read_part(str(part_file))
-    part.rows[0]["text"] = f"POISON {part.rows[0]['text']}"
+    # A page of its own: neither an older capture nor one of several with its text.
+    row = next(row for row in part.rows if "mirror" not in row["url"])
+    row |= {"text": f"POISON {row['text']}", "date": "2026-02-01T00:00:00Z"}
     store.write_part(of_recipe.documents, part_file.stem, part.rows, part.facts)
     candidates = run(recipe, tmp_path / "store", "candidates")
     failed = [c for c in candidates.values() if c["rejected"]]
-    assert [c["document"]["id"] for c in failed] == [part.rows[0]["id"]]
+    assert [c["document"]["id"] for c in failed] == [row["id"]]
     assert failed[0]["rejected"] == "failed: the prompt is poison"
 
 

@@ -118,16 +118,13 @@ def test_measure_gives_each_rule_a_value_and_shares_are_shares():
 
 @pytest.mark.parametrize("code", LANGUAGES)
 def test_policy_words_are_found_in_every_language(code):
-    words = quality._POLICY_WORDS[code]
-    # Some are found within others in Thai, where words are not spaced.
-    assert measure(words, code)["policy_words"] >= 90
-    assert len(set(words.split())) == len(words.split())
+    phrases = quality._POLICY_PHRASES[code].split(", ")
+    assert len(set(phrases)) == len(phrases)
+    for phrase in phrases:
+        assert measure(phrase, code)["policy_words"] == 100, phrase
+    assert measure(", ".join(phrases), code)["policy_words"] >= 90
 
 
-@pytest.mark.xfail(
-    reason="the Vietnamese list is split into syllables, which are common words",
-    strict=True,
-)
 def test_vietnamese_text_about_fish_and_books_is_no_policy():
     text = (
         "Mùa thu năm ấy, bác Tư mang cá ra chợ bán, mỗi cân được năm mươi nghìn đồng. "
