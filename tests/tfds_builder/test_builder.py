@@ -21,7 +21,7 @@ TOY = {
     "batch_tokens = 4096": "batch_tokens = 1024",
     "layers = 2": "layers = 1\nvocabulary = 1000",
     "examples/seed/*.jsonl": "seed.jsonl",
-    "keep_above = 0.5": "keep_above = 0.0",
+    "keep_above = 0.3": "keep_above = 0.0",
     "max_text_chars = 250": "max_text_chars = 40",
 }
 THINGS = (
