@@ -1,10 +1,10 @@
 """How good the demo's small models are, on text that they never saw.
 
-    python benchmarks/demo_quality.py        # after `make demo`, in the repository's root
+    python benchmarks/demo_quality.py    # after `make demo`, in the repository's root
 
 Three questions, each with what chance would give: are instructions for unseen pages
-English and usable; does a text make its own instruction likelier than another text of the
-same language and another topic does; does the evaluator prefer true pairs to shuffled ones.
+English and usable; does a text make its own instruction likelier than another text of
+the same language does; does the evaluator prefer true pairs to shuffled ones.
 """
 
 import json
