@@ -1,0 +1,108 @@
+import json
+
+import pytest
+
+from xinst_jax import prompts, ratings, seed
+
+PAIRS = [
+    seed.Pair(
+        instruction=f"How do I keep thing {number} of {topic} safe?",
+        response=f"Neno la {topic} namba {number} lina sehemu nyingi sana hapa. " * 4,
+        language=language,
+        topic=topic,
+    )
+    for number in range(12)
+    for topic in ("rice", "water")
+    for language in ("sw", "fi")
+]
+
+
+def test_pairs_are_read_in_order_and_faults_are_located(tmp_path):
+    rows = [{"instruction": f"i{n}", "response": "r", "language": "sw"} for n in (1, 2)]
+    (tmp_path / "a.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+    assert [p.instruction for p in seed.read([f"{tmp_path}/*.jsonl"])] == ["i1", "i2"]
+    for line in (
+        '{"instruction": "i"}',
+        "no json",
+        '["i"]',
+        json.dumps(rows[0] | {"response": " "}),
+    ):
+        (tmp_path / "b.jsonl").write_text(f"{json.dumps(rows[0])}\n{line}")
+        with pytest.raises(ValueError, match=r"b\.jsonl, line 2"):
+            seed.read([f"{tmp_path}/*.jsonl"])
+    with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
+        seed.read([f"{tmp_path}/none.jsonl"])
+
+
+def test_one_instruction_is_on_one_side_only():
+    kept, held = seed.split(PAIRS, 0.3)
+    assert len(kept) + len(held) == len(PAIRS)
+    assert 0.1 < len(held) / len(PAIRS) < 0.5
+    assert not {p.instruction for p in kept} & {p.instruction for p in held}
+
+
+def test_thinning_leaves_words_out_and_repeats_itself():
+    thin = seed.thinned(PAIRS, 0.4, 5, 7)
+    assert thin == seed.thinned(PAIRS, 0.4, 5, 7) != seed.thinned(PAIRS, 0.4, 5, 8)
+    assert len(thin) == 5 * len(PAIRS)
+    left = sum(len(p.response.split()) for p in thin) / 5
+    whole = sum(len(p.response.split()) for p in PAIRS)
+    assert left / whole == pytest.approx(0.6, abs=0.03)
+    assert seed.thinned(PAIRS, 0.0, 5, 7) == PAIRS
+
+
+def test_text_without_spaces_is_thinned_too():
+    thai = seed.Pair(instruction="i", response="ข้าว" * 60, language="th")
+    [thin] = seed.thinned([thai], 0.5, 1, 0)
+    assert 40 < len(thin.response) < 200
+    assert set(thin.response) <= set(thai.response)
+
+
+def test_the_generator_s_pairs_show_a_limited_text():
+    [(prompt, target), *_] = seed.reversed_pairs(PAIRS, 20)
+    assert prompt == prompts.generate(PAIRS[0].response[:20])
+    assert target == f" {PAIRS[0].instruction}"
+
+
+def test_ratings_come_in_equal_thirds_each_with_its_corruption():
+    rows = ratings.rating_rows(PAIRS, 3, 0)
+    assert rows == ratings.rating_rows(PAIRS, 3, 0)
+    labels = [row.label for row in rows]
+    assert {label: labels.count(label) for label in prompts.RATINGS} == dict.fromkeys(
+        prompts.RATINGS, 3 * len(PAIRS)
+    )
+    assert {row.corruption for row in rows} == {
+        "none", "truncated", "half_of_another", "generic",
+        "random_instruction", "foreign_instruction", "ill_posed",
+    }  # fmt: skip
+
+
+def test_a_corruption_is_what_its_name_says():
+    by_response = {p.response: p for p in PAIRS}
+    good = {(p.instruction, p.response) for p in PAIRS}
+    topics = {p.instruction: p.topic for p in PAIRS}
+    for row in ratings.rating_rows(PAIRS, 5, 1):
+        assert ((row.instruction, row.response) in good) == (row.corruption == "none")
+        if row.corruption.endswith("_instruction"):
+            assert topics[row.instruction] != by_response[row.response].topic
+        if row.corruption == "truncated":
+            assert any(r.startswith(row.response) for r in by_response)
+
+
+def test_auc_counts_pairs_and_halves_ties():
+    import numpy as np
+
+    assert ratings.auc(np.array([2.0, 3.0]), np.array([1.0])) == 1
+    assert ratings.auc(np.array([1.0]), np.array([1.0, 2.0])) == 0.25
+
+
+def test_prompts_are_the_paper_s_to_the_letter_and_safe_with_braces():
+    assert prompts.answer("Say {language}.", "Tamil").endswith(
+        "### Instruction:\nSay {language}. Answer in Tamil. \n\n### Response:"
+    )
+    assert " and the style of an AI assistant. \n\n" in prompts.answer(
+        "Hi.", "Urdu", assistant=True
+    )
+    rated = prompts.rate("{response}", "{instruction}", "Thai")
+    assert "### Instruction:\n{response}\n\n### Response:\n{instruction}\n\n" in rated
+    assert prompts.generate("a {text}").count("a {text}") == 1
