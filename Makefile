@@ -13,6 +13,7 @@ export PYTHONUNBUFFERED = 1
 
 demo: $(VENV)/.demo $(OUT)/crawl $(OUT)/checkpoints/generator/config.json \
 		$(OUT)/checkpoints/evaluator/config.json
+	@rm -rf $(OUT)/tfds/x_instruction/demo/incomplete.*
 	$(BIN)/tfds build x_instruction --imports=tfds_builder.x_instruction \
 		--config=demo --data_dir=$(OUT)/tfds --file_format=array_record \
 		--max_shard_size_mb=128 \

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 
 def main(data_dir: str) -> None:
-    folders = sorted(Path(data_dir).glob("x_instruction/demo/*.*.*"))
+    folders = sorted(Path(data_dir).glob("x_instruction/demo/[0-9]*"))
     if not folders:
         sys.exit(f"No data set in {data_dir}. Was it built? `make demo` does it.")
     builder = tfds.builder_from_directory(folders[-1])

@@ -22,7 +22,7 @@ SHAPE = RowShape(rows=1, tokens=2048, slots=8, slot_tokens=1024)
 
 def main(folder: Path) -> None:
     checkpoint = folder / "checkpoints" / "generator"
-    data_set = sorted((folder / "tfds" / "x_instruction" / "demo").glob("*.*.*"))
+    data_set = sorted((folder / "tfds" / "x_instruction" / "demo").glob("[0-9]*"))
     if not data_set or not checkpoint.exists():
         sys.exit(f"{folder} has no checkpoint or no data set: run `make demo` first.")
     builder = tfds.builder_from_directory(data_set[-1])
