@@ -191,7 +191,6 @@ def fine_tune(
     held_out: Sequence[tuple[str, str]],
     config: TrainingConfig,
     *,
-    full_text: bool = False,
     progress: bool = True,
     mesh: Mesh | None = None,
 ) -> list[dict[str, Any]]:
@@ -203,7 +202,6 @@ def fine_tune(
       pairs: Prompt and target texts. The end token is added to the target.
       held_out: Pairs to measure on and never to train on; may be empty.
       config: How long and how fast.
-      full_text: Learn the prompts' tokens too, as a model from scratch must.
       progress: Show a bar with the losses.
       mesh: From `make_mesh`; by default the first device. Rows go over its data axis.
 
@@ -217,7 +215,7 @@ def fine_tune(
     mesh = mesh or make_mesh()
     model_config = ModelConfig.from_checkpoint(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
-    examples = _encode(pairs, tokenizer, model_config, full_text)
+    examples = _encode(pairs, tokenizer, model_config)
     shape = _row_shape([len(ids) for ids, _ in examples], config, mesh)
     plan = list(_plan(examples, shape, config))
     size = max(_most_targets(examples, rows) for rows in plan)
@@ -255,7 +253,7 @@ def fit(
     mesh = mesh or make_mesh()
     model_config = ModelConfig.from_checkpoint(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
-    held = _encode(held_out, tokenizer, model_config, full_text=False)
+    held = _encode(held_out, tokenizer, model_config)
     log: list[dict[str, Any]] = []
     with jax.set_mesh(mesh):
         weights = load_weights(checkpoint, model_config, "float32", mesh)
@@ -295,7 +293,6 @@ def _encode(
     pairs: Sequence[tuple[str, str]],
     tokenizer: Tokenizer,
     config: ModelConfig,
-    full_text: bool,
 ) -> list[Example]:
     prompts = tokenizer.encode_batch([prompt for prompt, _ in pairs])
     targets = tokenizer.encode_batch(
@@ -305,7 +302,7 @@ def _encode(
     for prompt, target in zip(prompts, targets, strict=True):
         ids = [*prompt.ids, *target.ids, *config.eos[:1]]
         if prompt.ids and len(ids) <= config.max_positions:
-            examples.append((ids, 1 if full_text else len(prompt.ids)))
+            examples.append((ids, len(prompt.ids)))
     if pairs and not examples:
         raise ValueError(
             f"None of {len(pairs)} pairs has a prompt and fits the model's "
