@@ -16,7 +16,7 @@ from tfds_builder.x_instruction import x_instruction_dataset_builder as builders
 
 # Few steps of a small model: it learns to write English, not what about.
 TOY = {
-    "steps = 400": "steps = 80",
+    "steps = 600": "steps = 80",
     "steps = 150": "steps = 4",
     "batch_tokens = 4096": "batch_tokens = 1024",
     "layers = 2": "layers = 1\nvocabulary = 1000",
