@@ -156,6 +156,10 @@ def pipeline_options(arguments: Sequence[str]) -> "PipelineOptions":
 def _report(root: str, out: str) -> None:
     from beam_pipelines import report
 
+    if not report.read_funnel(root).name:
+        raise ValueError(
+            f"No store in {root!r}. Was it made? `xinst run RECIPE --store {root}`"
+        )
     report.write(root, out)
     print(f"Report: {out}")
 

@@ -82,6 +82,13 @@ def test_a_missing_checkpoint_is_named(recipe, capsys, tmp_path):
     assert "xinst train generator" in message
 
 
+def test_a_store_that_is_not_there_is_named(capsys, tmp_path):
+    out = tmp_path / "report.html"
+    message = run(capsys, "report", str(tmp_path / "no"), "--out", str(out))
+    assert f"No store in '{tmp_path / 'no'}'" in message
+    assert not out.exists()
+
+
 def test_a_missing_seed_is_named(recipe, capsys):
     message = run(capsys, "train", "generator", str(recipe))
     assert "Seed 'examples/seed/*.jsonl' matches no file" in message
