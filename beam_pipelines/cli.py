@@ -56,7 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "run":
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    show_progress()
     try:
         if options.command == "train":
             _train(options.model, recipes.load(options.recipe))
@@ -107,6 +106,7 @@ def explain(error: BaseException) -> str:
 def _run(
     recipe: recipes.Recipe, root: str, until: str, beam_arguments: list[str]
 ) -> None:
+    show_progress()
     import apache_beam as beam
 
     from beam_pipelines import report
@@ -154,9 +154,12 @@ def pipeline_options(arguments: Sequence[str]) -> "PipelineOptions":
 
 
 def _report(root: str, out: str) -> None:
+    show_progress()
+    from apache_beam.io.filesystems import FileSystems
+
     from beam_pipelines import report
 
-    if not report.read_funnel(root).name:
+    if not FileSystems.exists(FileSystems.join(root, "recipe.json")):
         raise ValueError(
             f"No store in {root!r}. Was it made? `xinst run RECIPE --store {root}`"
         )
@@ -177,7 +180,11 @@ def _train(model: str, recipe: recipes.Recipe) -> None:
             f"{model}.train.data holds {len(pairs)} pairs: too few to hold "
             f"{training.held_out:.0%} of them out."
         )
-    base = Path(training.base) if training.base else _new_base(out, training, kept)
+    base = (
+        Path(training.base)
+        if training.base
+        else _new_base(out, training, kept, recipe.seed)
+    )
     config = train.TrainingConfig(
         steps=training.steps,
         batch_tokens=training.batch_tokens,
@@ -207,7 +214,9 @@ def _train(model: str, recipe: recipes.Recipe) -> None:
         print(json.dumps(figures, indent=1))
 
 
-def _new_base(out: Path, training: recipes.Training, pairs: "list[seed.Pair]") -> Path:
+def _new_base(
+    out: Path, training: recipes.Training, pairs: "list[seed.Pair]", weights_seed: int
+) -> Path:
     """A small model with random weights, beside the checkpoint that it becomes."""
     from xinst_jax import train
 
@@ -222,6 +231,6 @@ def _new_base(out: Path, training: recipes.Training, pairs: "list[seed.Pair]") -
         kv_heads=max(1, training.heads // 2),
         mlp_width=3 * training.width,
         max_positions=2048,
-        seed=0,
+        seed=weights_seed,
     )
     return base

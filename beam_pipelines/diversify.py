@@ -209,6 +209,12 @@ class Pins:
     highest: tuple[float, ...] = ()
 
 
+def splits(settings: Diversify) -> list[str]:
+    """The splits that a data set has; none of them will be empty."""
+    shares = {"train": 1.0, "validation": settings.validation, "test": settings.test}
+    return [split for split, share in shares.items() if share]
+
+
 def enough_domains(pins: Pins, settings: Diversify) -> Pins:
     """The pins, if every promised split can have a domain.
 
@@ -218,17 +224,17 @@ def enough_domains(pins: Pins, settings: Diversify) -> Pins:
       ValueError: There are fewer domains than splits.
     """
     domains = len({*pins.lowest, *pins.highest})
-    splits = 1 + (settings.validation > 0) + (settings.test > 0)
+    num_splits = len(splits(settings))
     if domains == 0:
         raise ValueError(
             "No pair was kept, so there is nothing to publish. Where they were lost, "
             "the funnel says: `xinst report STORE`."
         )
-    if domains < splits:
+    if domains < num_splits:
         raise ValueError(
             f"The data set's examples come from {domains} registered domain(s), too "
-            f"few for {splits} splits, which are made by domain. Read more pages, or "
-            "set diversify.validation and diversify.test to 0 in the recipe."
+            f"few for {num_splits} splits, which are made by domain. Read more pages, "
+            "or set diversify.validation and diversify.test to 0 in the recipe."
         )
     return pins
 

@@ -152,16 +152,6 @@ class Path:
         )
 
 
-def splits(recipe: Recipe) -> list[str]:
-    """The splits that a recipe's data set has; none of them will be empty."""
-    shares = {
-        "train": 1.0,
-        "validation": recipe.diversify.validation,
-        "test": recipe.diversify.test,
-    }
-    return [split for split, share in shares.items() if share]
-
-
 def is_in_split(example: Example, split: str) -> bool:
     """Whether an example belongs to a split."""
     return example.split == split

@@ -5,6 +5,7 @@ A recipe says what the content is and nothing about machines. Standard library o
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -367,13 +368,23 @@ def checkpoint_digest(path: str) -> str:
             f"No checkpoint in {path!r}: it has no config.json. Train it with `xinst "
             "train generator|evaluator RECIPE`, or name another folder."
         )
+    files = tuple(
+        (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in sorted(folder.iterdir())
+        if file.suffix == ".safetensors" or file.name in _CONTENT_FILES
+    )
+    return _contents_digest(files)
+
+
+@functools.lru_cache(maxsize=8)
+def _contents_digest(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Of files as they were at that size and time; gigabytes are read only once."""
     digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(folder.iterdir()):
-        if file.suffix == ".safetensors" or file.name in _CONTENT_FILES:
-            digest.update(file.name.encode())
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+    for path, _, _ in files:
+        digest.update(Path(path).name.encode())
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -1,9 +1,12 @@
 """What several tests need: a small recipe, and an engine that answers at once."""
 
+import functools
 import hashlib
+import importlib.util
 import json
 import math
 import os
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +17,16 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@functools.cache
+def make_crawl() -> types.ModuleType:
+    """The example's module: it renders pages as sites do, furniture included."""
+    path = REPOSITORY / "examples" / "make_crawl.py"
+    spec = importlib.util.spec_from_file_location("make_crawl", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class FakeEngine:

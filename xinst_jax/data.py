@@ -10,7 +10,7 @@ import grain
 from tokenizers import Tokenizer
 
 from xinst_jax import prompts
-from xinst_jax.packing import Batch, RowShape, assign, fill, fill_targets
+from xinst_jax.packing import Batch, RowShape, assign, lay_out
 
 # Examples packed together. The last rows of a window are rarely full, so a larger
 # one wastes less; a smaller one follows the shuffle more closely.
@@ -102,10 +102,7 @@ class _Pack(grain.experimental.FlatMapTransform):
         shape, packed = self._shape, []
         while window:
             rows, left = assign([len(ids) for ids, _ in window], shape)
-            texts = [[window[i][0] for i in row] for row in rows]
-            read = [[window[i][1] for i in row] for row in rows]
             # A target for every token of a row: one static size for all batches.
-            index, targets = fill_targets(texts, read, shape, shape.tokens)
-            packed.append(Batch(rows=fill(texts, shape), index=index, targets=targets))
+            packed.append(lay_out(window, rows, shape, shape.tokens))
             window = [window[i] for i in left]
         return packed

@@ -171,3 +171,23 @@ def fill_targets(
             start += len(ids)
             used += len(ids) - prompt
     return index, targets
+
+
+def lay_out(
+    examples: Sequence[tuple[Sequence[int], int]],
+    rows: Sequence[Sequence[int]],
+    shape: RowShape,
+    size: int,
+) -> Batch:
+    """The batch of some examples, as `assign` chose their rows.
+
+    Args:
+      examples: Token ids, and how many of the first are only read, not predicted.
+      rows: For each row the examples in it, as indices.
+      shape: Of the rows.
+      size: Q, at least the number of target tokens in any row.
+    """
+    texts = [[examples[i][0] for i in row] for row in rows]
+    read = [[examples[i][1] for i in row] for row in rows]
+    index, targets = fill_targets(texts, read, shape, size)
+    return Batch(rows=fill(texts, shape), index=index, targets=targets)

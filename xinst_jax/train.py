@@ -23,7 +23,7 @@ from tqdm import tqdm
 from xinst_jax.config import ModelConfig
 from xinst_jax.engine import Engine
 from xinst_jax.model import Decoder, hidden_of_rows, target_logprobs
-from xinst_jax.packing import Batch, RowShape, assign, fill, fill_targets
+from xinst_jax.packing import Batch, RowShape, assign, lay_out
 from xinst_jax.sharding import make_mesh, put_rows
 from xinst_jax.weights import (
     load_tokenizer,
@@ -220,7 +220,7 @@ def fine_tune(
     plan = list(_plan(examples, shape, config))
     size = max(_most_targets(examples, rows) for rows in plan)
     size = -(-size // LOGIT_CHUNK) * LOGIT_CHUNK
-    batches = (_batch(examples, rows, shape, size) for rows in plan)
+    batches = (lay_out(examples, rows, shape, size) for rows in plan)
     return fit(checkpoint, out, batches, held_out, config, progress=progress, mesh=mesh)
 
 
@@ -340,18 +340,6 @@ def _plan(
 
 def _most_targets(examples: Sequence[Example], rows: list[list[int]]) -> int:
     return max(sum(len(examples[i][0]) - examples[i][1] for i in row) for row in rows)
-
-
-def _batch(
-    examples: Sequence[Example],
-    rows: list[list[int]],
-    shape: RowShape,
-    size: int,
-) -> Batch:
-    texts = [[examples[i][0] for i in row] for row in rows]
-    read = [[examples[i][1] for i in row] for row in rows]
-    index, targets = fill_targets(texts, read, shape, size)
-    return Batch(rows=fill(texts, shape), index=index, targets=targets)
 
 
 def _learning_rates(config: TrainingConfig) -> Callable[[int], Any]:

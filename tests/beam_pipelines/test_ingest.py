@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 import io
 import itertools
 import json
@@ -27,18 +26,9 @@ from beam_pipelines.ingest import (
 )
 from beam_pipelines.recipe import Documents, Recipe, Source
 from beam_pipelines.schema import LANGUAGES, Document, Page
+from tests.conftest import make_crawl
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@functools.cache
-def make_crawl():
-    """The example's module: it renders pages as sites do, furniture included."""
-    path = EXAMPLES / "make_crawl.py"
-    spec = importlib.util.spec_from_file_location("make_crawl", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @functools.cache

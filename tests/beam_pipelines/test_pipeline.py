@@ -1,7 +1,6 @@
 """The whole path on the bundled pages, with an engine that answers at once."""
 
 import dataclasses
-import importlib.util
 import io
 import json
 import shutil
@@ -15,21 +14,13 @@ from beam_pipelines import extract, store, warc
 from beam_pipelines import pipeline as pipelines
 from beam_pipelines import recipe as recipes
 from beam_pipelines.schema import LANGUAGES, Example
-from tests.conftest import REPOSITORY, calls
-
-
-def make_crawl(folder: Path) -> None:
-    path = REPOSITORY / "examples" / "make_crawl.py"
-    spec = importlib.util.spec_from_file_location("make_crawl", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main(folder)
+from tests.conftest import REPOSITORY, calls, make_crawl
 
 
 @pytest.fixture(scope="module")
 def crawl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("crawl")
-    make_crawl(folder)
+    make_crawl().main(folder)
     return folder
 
 

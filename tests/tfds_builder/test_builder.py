@@ -1,6 +1,5 @@
 """From WARC to training loop through the commands that people type, at toy size."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from beam_pipelines import cli
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, make_crawl
 from tfds_builder.x_instruction import x_instruction_dataset_builder as builders
 
 # Few steps of a small model: it learns to write English, not what about.
@@ -34,11 +33,7 @@ THINGS = (
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a crawl, trained checkpoints and a recipe."""
     folder = tmp_path_factory.mktemp("toy")
-    path = REPOSITORY / "examples" / "make_crawl.py"
-    spec = importlib.util.spec_from_file_location("make_crawl", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main(folder / "out" / "demo" / "crawl")
+    make_crawl().main(folder / "out" / "demo" / "crawl")
     rows = [
         json.loads(line)
         for file in sorted((REPOSITORY / "examples" / "seed").glob("*.jsonl"))

@@ -100,6 +100,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         # Imported here: whoever only reads the data set has none of it.
         import apache_beam as beam
 
+        from beam_pipelines import diversify
         from beam_pipelines import pipeline as pipelines
         from beam_pipelines import recipe as recipes
         from beam_pipelines.store import Store
@@ -125,7 +126,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             split: path.examples
             | f"Only_{split}" >> beam.Filter(pipelines.is_in_split, split)
             | f"Features_{split}" >> beam.Map(pipelines.to_features)
-            for split in pipelines.splits(recipe)
+            for split in diversify.splits(recipe.diversify)
         }
 
     def _recipe_and_store(self, download_dir: os.PathLike[str]) -> tuple[Any, str]:
