@@ -296,6 +296,8 @@ def _example(found: tuple[Score, int], settings: Diversify, pins: Pins) -> Examp
         warc_file=document.warc_file,
         warc_offset=document.warc_offset,
         warc_length=document.warc_length,
+        robots=document.robots,
+        license=document.license,
         score=score.score,
         cluster=cluster,
         split=split_of(document.domain, settings, pins),

@@ -109,6 +109,8 @@ def documents_of(page: Page, recipe: Recipe) -> list[Document | Drop]:
             language=code,
             language_score=round(verdict.score, 4),
             text=piece,
+            robots=(),
+            license="",
             checks={name: round(value, 4) for name, value in checks.items()},
         )
         results.append(document)

@@ -70,6 +70,7 @@ class Page:
       languages: ISO 639-3 codes that the crawl declares, main language first.
       content_type: MIME type; `text/plain` says that `body` is WET text.
       charset: As the HTTP header declares it, or empty.
+      robots: The `X-Robots-Tag` header as served; empty if there was none.
       body: HTML or UTF-8 text, its transfer encodings undone.
     """
 
@@ -83,6 +84,7 @@ class Page:
     languages: tuple[str, ...]
     content_type: str
     charset: str
+    robots: str
     body: bytes
 
 
@@ -102,6 +104,9 @@ class Document:
       language: A key of `LANGUAGES`.
       language_score: Probability, in [0, 1].
       text: UTF-8, NFC; paragraphs separated by a blank line.
+      robots: What the page asks of crawlers in its header and its HTML, of `noindex`,
+        `noai` and `noimageai`, in order.
+      license: The Creative Commons licence that the page names, as its URL; or empty.
       checks: Name of every quality rule that was measured, and its value.
       duplicates: How many documents with this very text were found, this one included.
     """
@@ -117,6 +122,8 @@ class Document:
     language: str
     language_score: float
     text: str
+    robots: tuple[str, ...]
+    license: str
     checks: dict[str, float]
     duplicates: int = 1
 
@@ -188,6 +195,8 @@ class Example:
       warc_file: Where the page lies.
       warc_offset: Bytes.
       warc_length: Bytes.
+      robots: As the document's.
+      license: As the document's.
       score: The evaluator's, in [0, 1].
       cluster: Topic cluster of the instruction within its language.
       split: `train`, `validation` or `test`.
@@ -203,6 +212,8 @@ class Example:
     warc_file: str
     warc_offset: int
     warc_length: int
+    robots: tuple[str, ...]
+    license: str
     score: float
     cluster: int
     split: str
@@ -234,4 +245,8 @@ def from_row(cls: type[T], row: Mapping[str, Any], **nested: Any) -> T:
     """The record that `to_row` wrote; what it judges is given by name."""
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     names = {field.name for field in fields} - nested.keys()
-    return cls(**{name: row[name] for name in names}, **nested)
+    values = {name: row[name] for name in names}
+    for name, value in values.items():
+        if isinstance(value, list):  # Parquet knows no tuples.
+            values[name] = tuple(value)
+    return cls(**values, **nested)

@@ -49,8 +49,9 @@ def _arrow_schema(cls: type[Any]) -> pa.Schema:
         if dataclasses.is_dataclass(hint):
             fields.append(pa.field("key", pa.string()))
         elif isinstance(hint, types.GenericAlias):
-            inner = [_ARROW[argument] for argument in typing.get_args(hint)]
-            fields.append(pa.field(name, pa.map_(*inner)))
+            inner = [_ARROW[a] for a in typing.get_args(hint) if a is not Ellipsis]
+            kind = pa.list_ if hint.__origin__ is tuple else pa.map_
+            fields.append(pa.field(name, kind(*inner)))
         else:
             fields.append(pa.field(name, _ARROW[hint]))
     return pa.schema(fields)

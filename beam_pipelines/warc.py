@@ -496,7 +496,7 @@ def _page(
     """The record as a page, or None if it holds no text for us."""
     header = record.rec_headers.get_header
     is_text = record.rec_type == "conversion"
-    content_type, charset = "text/plain", "utf-8"
+    content_type, charset, robots = "text/plain", "utf-8", ""
     if not is_text:
         if record.http_headers is None or record.http_headers.get_statuscode() != "200":
             return None
@@ -506,6 +506,7 @@ def _page(
         if content_type not in _HTML:
             return None
         _, _, charset = parameters.partition("charset=")
+        robots = record.http_headers.get_header("X-Robots-Tag") or ""
     url = header("WARC-Target-URI") or ""
     date = header("WARC-Date") or ""
     digest = header("WARC-Payload-Digest") or header("WARC-Block-Digest") or ""
@@ -523,6 +524,7 @@ def _page(
         languages=tuple(filter(None, languages.replace(" ", "").split(","))),
         content_type=content_type,
         charset=charset.strip(" \"'"),
+        robots=robots,
         body=record.raw_stream.read() if is_text else _body(record),
     )
 

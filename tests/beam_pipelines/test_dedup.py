@@ -33,6 +33,8 @@ def document(
         language=language,
         language_score=1.0,
         text=text,
+        robots=(),
+        license="",
         checks={"chars": float(len(text))},
     )
 

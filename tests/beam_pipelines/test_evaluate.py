@@ -21,6 +21,8 @@ def candidate():
         language="sw",
         language_score=1.0,
         text="Maji safi.",
+        robots=(),
+        license="",
         checks={},
     )
     return Candidate(

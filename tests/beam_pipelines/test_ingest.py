@@ -63,6 +63,7 @@ def page(body: str | bytes, **change: object) -> Page:
         "languages": (),
         "content_type": "text/html",
         "charset": "utf-8",
+        "robots": "",
         "body": body.encode() if isinstance(body, str) else body,
     }
     return Page(**(whole | change))

@@ -52,6 +52,8 @@ def document(number, language="fi", **changes):
         "language": language,
         "language_score": 0.99,
         "text": f"{TEXTS[language]} ({number})",
+        "robots": (),
+        "license": "",
         "checks": {"chars": 80.0},
     }
     return Document(**{**values, **changes})

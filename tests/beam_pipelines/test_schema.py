@@ -30,6 +30,7 @@ PAGE = Page(
     languages=("swa", "eng"),
     content_type="text/html",
     charset="utf-8",
+    robots="noai",
     body=b"<p>\x00\xff</p>",
 )
 DOCUMENT = Document(
@@ -44,6 +45,8 @@ DOCUMENT = Document(
     language="sw",
     language_score=0.1 + 0.2,
     text=TEXT,
+    robots=("noindex", "noai"),
+    license="https://creativecommons.org/licenses/by/4.0/",
     checks={"chars": 64.0, "script": 1 / 3},
     duplicates=3,
 )
@@ -74,6 +77,8 @@ EXAMPLE = Example(
     warc_file=PAGE.warc_file,
     warc_offset=PAGE.warc_offset,
     warc_length=PAGE.warc_length,
+    robots=DOCUMENT.robots,
+    license=DOCUMENT.license,
     score=0.65,
     cluster=17,
     split="validation",

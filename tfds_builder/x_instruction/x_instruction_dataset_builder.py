@@ -82,6 +82,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             "warc_file": text(doc="Where the page lies"),
             "warc_offset": number(np.int64, doc="Bytes from the start of warc_file"),
             "warc_length": number(np.int64, doc="Bytes of the record, compressed"),
+            "robots": tfds.features.Sequence(
+                text(), doc="What the page asks of crawlers: noindex, noai, noimageai"
+            ),
+            "license": text(doc="URL of the Creative Commons licence it names, or empty"),
             "score": number(np.float32, doc="The evaluator's, in [0, 1]"),
             "cluster": number(np.int64, doc="Topic within the language"),
             "split": text(doc="train, validation or test"),
