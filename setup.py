@@ -18,6 +18,7 @@ PIPELINE = [
     "resiliparse>=2.0",
     "tld",
     "trafilatura>=2.3",
+    "urllib3>=2",
     "warcio>=1.8",
 ]
 ENGINE = [
@@ -30,12 +31,14 @@ ENGINE = [
     "tokenizers",
     "tqdm",
 ]
+S3 = ["apache-beam[aws]>=2.77"]
 GRAIN = ["grain>=0.2.18"]
 # The `tfds` command, beyond reading: TensorFlow is its own demand, not ours.
 TFDS_CLI = ["mlcroissant", "tensorflow-cpu>=2.21"]
 DEVELOP = [
     "beartype",
     "dill",
+    "moto[server]",
     "mypy",
     "pandas-stubs",
     "pytest",
@@ -61,11 +64,12 @@ setup(
     install_requires=READ,
     extras_require={
         "pipeline": PIPELINE,
+        "s3": S3,
         "engine": ENGINE,
         "train": [*ENGINE, *GRAIN],
         "build": [*PIPELINE, *ENGINE, *TFDS_CLI],
         "demo": [*PIPELINE, *ENGINE, *GRAIN, *TFDS_CLI],
-        "test": [*PIPELINE, *ENGINE, *GRAIN, *TFDS_CLI, *DEVELOP],
+        "test": [*PIPELINE, *S3, *ENGINE, *GRAIN, *TFDS_CLI, *DEVELOP],
     },
     entry_points={"console_scripts": ["xinst=beam_pipelines.cli:main"]},
 )

@@ -111,7 +111,7 @@ def _run(
 
     from beam_pipelines import report
     from beam_pipelines.pipeline import Path as PipelinePath
-    from beam_pipelines.store import Store
+    from beam_pipelines.store import Store, unread
 
     options = pipeline_options(beam_arguments)
     store = Store(root, recipe)
@@ -121,6 +121,12 @@ def _run(
         path = PipelinePath(pipeline, recipe, store, until=until)
         getattr(path, until)
     print(report.as_text(report.read_funnel(root)))
+    if letters := unread(store.documents):
+        first = letters[0]
+        raise RuntimeError(
+            f"{len(letters):,} files or parts of files could not be read; the same "
+            f"command tries them again. The first is {first['file']}: {first['detail']}"
+        )
 
 
 def pipeline_options(arguments: Sequence[str]) -> "PipelineOptions":

@@ -11,6 +11,9 @@ from resiliparse.parse.html import HTMLTree
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
 _SPACES = re.compile("[^\\S\n]+")
 _BLANK_LINES = re.compile("\n\\s*\n+")
+# Extraction takes time in the square of the depth: 100,000 nested tags would hold up a
+# worker for hours. Pages that people wrote are some 30 deep.
+_TOO_DEEP = "/*" * 250
 
 
 def decode(body: bytes, charset: str) -> str:
@@ -46,7 +49,10 @@ def main_text(html: str) -> str:
 
     trafilatura loses least in our languages; where it finds nothing, resiliparse does.
     """
-    text = trafilatura.extract(html, include_comments=False, include_tables=False)
+    tree = trafilatura.load_html(html)
+    if tree is None or tree.xpath(_TOO_DEEP):
+        return ""
+    text = trafilatura.extract(tree, include_comments=False, include_tables=False)
     if not text:
         tree = HTMLTree.parse(html)
         text = extract_plain_text(tree, main_content=True, alt_texts=False)

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam_pipelines import evaluate
+from beam_pipelines import evaluate, ingest
 from beam_pipelines import recipe as recipes
 from beam_pipelines import store as stores
+from beam_pipelines.crawl import path_key
 from beam_pipelines.recipe import Recipe, RecipeError
 from beam_pipelines.schema import (
     LANGUAGES,
@@ -137,7 +138,9 @@ class Reading:
     Attributes:
       pages: That were read.
       files: Bytes that were read of each file.
-      bytes_left: Of the last run's source, that no part covers.
+      bytes_left: Of the last run's source, in files whose size is known, that no part
+        covers.
+      files_left: Of the last run's source, that no part is of.
       dates: Of the first and the last capture with a document, ISO 8601; or empty.
       texts: Language and characters of each document, by its key.
       drops: How many texts were dropped, by (reason, language).
@@ -149,6 +152,7 @@ class Reading:
     pages: int = 0
     files: Counter[str] = dataclasses.field(default_factory=Counter)
     bytes_left: int = 0
+    files_left: int = 0
     dates: tuple[str, ...] = ()
     texts: Texts = dataclasses.field(default_factory=dict)
     drops: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
@@ -163,7 +167,7 @@ class Reading:
         facts = part.facts
         file = facts["path"]
         self.pages += facts["pages"]
-        self.files[file] += min(facts["stop"], facts["size"]) - facts["start"]
+        self.files[file] += facts["bytes"]
         for reason, language, count in facts["drops"]:
             self.drops[reason, language] += count
         for sample in facts["samples"]:
@@ -356,20 +360,30 @@ def _text_key(key: str) -> str:
 
 
 def _read_documents(stage: stores.Stage, root: str, notes: list[str]) -> Reading:
-    """All parts of the last run's source; a recipe's source may have changed."""
+    """The parts of the last run's source; a recipe's source may have changed."""
     snapshot = _newest(root, "snapshots", "*.json")
-    listed = stores.read_json(snapshot)["files"] if snapshot else []
-    files = {(path, size) for path, size in listed}
-    reading, num_others = Reading(), 0
-    for part in stores.read_stage(stage):
-        if files and (part.facts["path"], part.facts["size"]) not in files:
-            num_others += 1
-        else:
-            reading.add(part)
-    if num_others:
+    content = stores.read_json(snapshot) if snapshot else {"files": [], "index": []}
+    listed, by_index = content["files"], bool(content["index"])
+    names = stores.part_names(stage)
+    reading = Reading()
+    kept = [] if listed else names
+    parts = ingest.by_path(names)
+    for path, size in listed:
+        mine = parts.get(path_key(path), [])
+        if not by_index:
+            mine = ingest.parts_of(mine, size)
+        kept.extend(mine)
+        reading.files_left += not mine
+    for name in kept:
+        part = stores.read_part(FileSystems.join(stage.folder, name))
+        reading.add(part)
+    if num_others := len(names) - len(kept):
         notes.append(f"Left out: {num_others} parts of files outside the last source.")
-    num_bytes = sum(size for _, size in files)
-    reading.bytes_left = max(0, num_bytes - reading.files.total())
+    sizes = Counter({path: size or 0 for path, size in listed})
+    reading.bytes_left = (sizes - reading.files).total()
+    for letter in stores.unread(stage):
+        reading.num_damaged += 1
+        reading.damage.append(Damage(reason="unreachable", **letter))
     return reading
 
 

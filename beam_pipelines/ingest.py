@@ -6,24 +6,24 @@ is dropped on the way; the step that read a range writes what came of it.
 
 import collections
 import dataclasses
-import hashlib
 import logging
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 import apache_beam as beam
+import pyarrow as pa
 import tld
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import PBegin, PCollection
 
-from beam_pipelines import extract, language, quality, warc
+from beam_pipelines import extract, language, members, quality, warc
 from beam_pipelines import store as stores
+from beam_pipelines.crawl import captures_in, file_size, path_key, read_exactly, runs
 from beam_pipelines.recipe import Recipe
-from beam_pipelines.schema import Document, Page, from_row, to_row
+from beam_pipelines.schema import Capture, Document, Page, from_row, to_row
+from beam_pipelines.warc import ByteRange, Flaw, ReadWarc
 
-RANGE_BYTES = 64 << 20
 _log = logging.getLogger("xinst")
 # Of each range, so many drops of each reason and so many flaws are kept to look at.
 _SAMPLES = 3
@@ -43,28 +43,6 @@ class Drop:
     reason: str
     language: str
     chars: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ByteRange:
-    """A piece of a file to read: the records that begin in [start, stop).
-
-    Attributes:
-      path: As the recipe names it, without `source.base`.
-      size: Of the whole file, in bytes.
-      start: In bytes.
-      stop: In bytes.
-    """
-
-    path: str
-    size: int
-    start: int
-    stop: int
-
-    @property
-    def part(self) -> str:
-        """The name of the part that covers it; `covered` reads it back."""
-        return f"{_file_key(self.path, self.size)}-{self.start:015}-{self.stop:015}"
 
 
 def documents_of(page: Page, recipe: Recipe) -> list[Document | Drop]:
@@ -133,179 +111,408 @@ def registered_domain(url: str) -> str:
     return host if is_address else ".".join(host.split(".")[-2:])
 
 
-def source_files(recipe: Recipe) -> list[tuple[str, int]]:
-    """The files that a recipe's source names: path without `base`, size in bytes.
-
-    Raises:
-      ValueError: A pattern matches nothing.
-    """
-    base, files = recipe.source.base, {}
-    for pattern in (*recipe.source.warc, *recipe.source.wet):
-        full = FileSystems.join(base, pattern) if base else pattern
-        found = FileSystems.match([full])[0].metadata_list
-        if not found:
-            raise ValueError(
-                f"source: {full!r} matches no file. Was it made? Relative paths "
-                "are taken from the folder that the command runs in."
-            )
-        for metadata in found:
-            path = metadata.path
-            if base:
-                path = path.removeprefix(base).lstrip("/\\")
-            files[path] = metadata.size_in_bytes
-    return sorted(files.items())
+def part_name(piece: ByteRange) -> str:
+    """The name of the part that covers a range; `parts_of` reads it back."""
+    key = path_key(piece.path)
+    return f"{key}-{piece.size:015}-{piece.start:015}-{piece.stop:015}"
 
 
-def uncovered(
-    files: Iterable[tuple[str, int]], parts: Iterable[str], range_bytes: int
-) -> Iterator[ByteRange]:
-    """The byte ranges that no part covers.
+def parts_of(names: Iterable[str], size: int | None) -> list[str]:
+    """Those parts of one file that cover it best, in order.
+
+    A range that was cut while it was read, and read again whole by a runner that forgot
+    the cut, leaves parts that overlap: the longest from each place on is kept, and what
+    begins inside it is as if it were not there.
 
     Args:
-      files: Path and size of each.
-      parts: Names of the parts that there are.
-      range_bytes: Longer gaps are cut into ranges of this length.
+      names: Of the file's parts.
+      size: Of the file now; parts of another size are of another file. None, if it is
+        not known: any size that parts name, the one that most of them do.
     """
-    covered: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
-    for name in parts:
-        key, first, last = name.removesuffix(".parquet").split("-")
-        covered[key].append((int(first), int(last)))
-    for path, size in files:
-        at = 0
-        # The end of the file closes the last gap; a file of 0 bytes is a range too.
-        end = max(size, 1)
-        for start, stop in (*sorted(covered[_file_key(path, size)]), (end, end)):
-            while at < start:
-                cut = min(start, (at // range_bytes + 1) * range_bytes)
-                yield ByteRange(path=path, size=size, start=at, stop=cut)
-                at = cut
-            at = max(at, stop)
+    names = list(names)
+    if size is None:
+        sizes = collections.Counter(_covered(name)[0] for name in names)
+        size = max(sizes, key=lambda s: (sizes[s], s), default=0)
+    mine = (name for name in names if _covered(name)[0] == size)
+    kept: list[str] = []
+    end = 0
+    for name in sorted(mine, key=lambda n: (_covered(n)[1], -_covered(n)[2])):
+        _, start, stop = _covered(name)
+        if start >= end:
+            kept.append(name)
+            end = stop
+    return kept
+
+
+def uncovered(path: str, size: int, names: Iterable[str]) -> Iterator[ByteRange]:
+    """The byte ranges of a file that no part covers, none over `warc.SPLIT_BYTES`.
+
+    Args:
+      path: Of the file.
+      size: In bytes.
+      names: Of its parts.
+    """
+    at = 0
+    # The end of the file closes the last gap; a file of 0 bytes is a range too.
+    end = max(size, 1)
+    covered = [_covered(name) for name in parts_of(names, size)]
+    for _, start, stop in (*covered, (size, end, end)):
+        while at < start:
+            cut = min(start, (at // warc.SPLIT_BYTES + 1) * warc.SPLIT_BYTES)
+            yield ByteRange(path=path, size=size, start=at, stop=cut)
+            at = cut
+        at = max(at, stop)
+
+
+def known_size(names: Iterable[str]) -> int | None:
+    """The size of a file that its parts cover whole; None if they do not."""
+    names = list(names)
+    sizes = {_covered(name)[0] for name in names}
+    return next((s for s in sorted(sizes) if not any(uncovered("", s, names))), None)
+
+
+def by_path(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of parts by `path_key` of their file."""
+    found: dict[str, list[str]] = collections.defaultdict(list)
+    for name in names:
+        found[name.partition("-")[0]].append(name)
+    return found
+
+
+def _covered(name: str) -> tuple[int, int, int]:
+    """Size of the file, start and stop of the range, of a part's name."""
+    size, start, stop = map(int, name.removesuffix(".parquet").split("-")[1:])
+    return size, start, stop
 
 
 class ReadDocuments(beam.PTransform):
     """The documents of a recipe's source, from the store or newly read."""
 
-    def __init__(self, recipe: Recipe, stage: stores.Stage, snapshot: str) -> None:
+    def __init__(self, recipe: Recipe, store: stores.Store, snapshot: str) -> None:
         super().__init__()
         self._recipe = recipe
-        self._stage = stage
+        self._store = store
         self._snapshot = snapshot
 
     def expand(self, pipeline: PBegin) -> PCollection[Document]:
+        stage = self._store.documents
         snapshot = pipeline | "Snapshot" >> beam.Create([self._snapshot])
-        read = (
-            snapshot
-            | "Ranges" >> beam.FlatMap(_ranges_to_read, self._stage.folder)
-            # A crawl's ranges come out of one element: spread them over the workers.
-            | "SpreadRanges" >> beam.Reshuffle()
-            | "ReadRange" >> beam.ParDo(_ReadRange(self._recipe, self._stage))
-        )
+        commit = _Commit(self._recipe, stage)
+        if self._recipe.source.index:
+            plan = snapshot | "Index" >> _PlanByIndex(self._recipe, self._store)
+            read = beam.ParDo(_ReadCaptures(commit))
+        else:
+            plan = (
+                snapshot
+                | "Files" >> beam.FlatMap(_files_and_parts, stage.folder)
+                # A crawl's files come out of one element: spread them over the workers.
+                | "SpreadFiles" >> beam.Reshuffle()
+                | "Plan"
+                >> beam.ParDo(_PlanFile(commit)).with_outputs(STORED, main="read")
+            )
+            read = beam.ParDo(ReadWarc(commit.root, commit))
+        # Runners that redistribute no splits have pieces to spread all the same.
+        newly = plan.read | "Spread" >> beam.Reshuffle() | "ReadWarc" >> read
         stored = (
-            snapshot
-            | "Parts" >> beam.FlatMap(_parts_to_keep, self._stage.folder)
+            plan[STORED]
             | "SpreadParts" >> beam.Reshuffle()
-            | "ReadPart" >> beam.FlatMap(_stored_documents)
+            | "ReadPart" >> beam.FlatMap(_stored_documents, stage.folder)
         )
-        return (read, stored) | beam.Flatten()
+        return (newly, stored) | beam.Flatten()
 
 
-def _ranges_to_read(snapshot: str, folder: str) -> Iterator[ByteRange]:
+STORED = "stored"
+_FileAndParts = tuple[str, int | None, list[str]]
+
+
+def _files_and_parts(snapshot: str, folder: str) -> Iterator[_FileAndParts]:
     content = stores.read_json(snapshot)
-    return uncovered(content["files"], content["parts"][folder], RANGE_BYTES)
+    parts = by_path(content["parts"][folder])
+    for path, size in content["files"]:
+        yield path, size, parts.get(path_key(path), [])
 
 
-def _parts_to_keep(snapshot: str, folder: str) -> Iterator[str]:
-    """Paths of the parts that belong to the files of this source."""
+class _PlanFile(beam.DoFn):
+    """What of a file is still to be read; the parts that hold the rest are `STORED`."""
+
+    def __init__(self, commit: "_Commit") -> None:
+        self._commit = commit
+
+    def process(self, file: _FileAndParts) -> Iterator[Any]:
+        path, size, names = file
+        if size is None:
+            # Files of a crawl do not change: one that is done need not be asked for.
+            size = known_size(names)
+        if size is None:
+            try:
+                size = file_size(self._commit.root, path)
+            except Exception as error:
+                self._commit.give_up(path_key(path), path, 0, error)
+                return
+        for name in parts_of(names, size):
+            yield beam.pvalue.TaggedOutput(STORED, name)
+        yield from uncovered(path, size, names)
+
+
+def _stored_documents(part: str, folder: str) -> list[Document]:
+    path = FileSystems.join(folder, part)
+    return [from_row(Document, row) for row in stores.read_part(path).rows]
+
+
+class _PlanByIndex(beam.PTransform):
+    """What the crawl's index offers and is still to be fetched, a WARC file at a time.
+
+    What each index file offers is kept in the store too: that takes hours to find out.
+    """
+
+    def __init__(self, recipe: Recipe, store: stores.Store) -> None:
+        super().__init__()
+        self._recipe = recipe
+        self._store = store
+
+    def expand(self, snapshot: PCollection[str]) -> Any:
+        captures, folder = self._store.captures, self._store.documents.folder
+        only = snapshot | "Only" >> beam.Map(_chosen_files)
+        wanted = (
+            snapshot
+            | "Files" >> beam.FlatMap(_index_and_parts, captures.folder)
+            | "Spread" >> beam.Reshuffle()
+            | "ReadIndex" >> beam.ParDo(_ReadIndex(self._recipe, captures))
+            | "Chosen" >> beam.Filter(_is_chosen, beam.pvalue.AsSingleton(only))
+            | "ByFile" >> beam.Map(lambda c: (path_key(c.warc_file), c))
+        )
+        parts = (
+            snapshot
+            | "Parts" >> beam.FlatMap(lambda s: stores.snapshot_names(s, folder))
+            | "ByPartFile" >> beam.Map(lambda name: (name.partition("-")[0], name))
+        )
+        return (
+            {"captures": wanted, "parts": parts}
+            | "Join" >> beam.CoGroupByKey()
+            | "Plan" >> beam.ParDo(_PlanCaptures()).with_outputs(STORED, main="read")
+        )
+
+
+def _chosen_files(snapshot: str) -> frozenset[str]:
+    """Of the crawl's files, those to read; none says all."""
+    return frozenset(path for path, _ in stores.read_json(snapshot)["files"])
+
+
+def _is_chosen(capture: Capture, only: frozenset[str]) -> bool:
+    return not only or capture.warc_file in only
+
+
+def _index_and_parts(snapshot: str, folder: str) -> Iterator[tuple[str, str]]:
+    """Each index file, and the part that holds what it offers, if there is one."""
     content = stores.read_json(snapshot)
-    keys = {_file_key(path, size) for path, size in content["files"]}
-    for name in content["parts"][folder]:
-        if name.partition("-")[0] in keys:
-            yield FileSystems.join(folder, name)
+    parts = {name.partition(".")[0]: name for name in content["parts"][folder]}
+    for path in content["index"]:
+        yield path, parts.get(path_key(path), "")
 
 
-def _stored_documents(part: str) -> list[Document]:
-    return [from_row(Document, row) for row in stores.read_part(part).rows]
-
-
-class _ReadRange(beam.DoFn):
-    """A range's documents, and its part in the store."""
+class _ReadIndex(beam.DoFn):
+    """What one file of the index offers, from the store or newly read."""
 
     def __init__(self, recipe: Recipe, stage: stores.Stage) -> None:
         self._recipe = recipe
         self._stage = stage
 
-    def process(self, piece: ByteRange) -> Iterator[Document]:
-        documents: list[Document] = []
-        facts = _Facts(piece)
-        for page in self._pages(piece):
-            if isinstance(page, warc.Flaw):
-                facts.add_flaw(page)
-                continue
-            facts.pages += 1
-            for result in documents_of(page, self._recipe):
-                if isinstance(result, Drop):
-                    facts.add_drop(result, page)
-                else:
-                    documents.append(result)
+    def process(self, file: tuple[str, str]) -> Iterator[Capture]:
+        path, part = file
+        if part:
+            rows = stores.read_part(FileSystems.join(self._stage.folder, part)).rows
+            yield from (from_row(Capture, row) for row in rows)
+            return
+        with warc.open_file(self._recipe.source.root, path) as stream:
+            try:
+                found = list(captures_in(stream, self._recipe.languages))
+            except (ValueError, pa.ArrowException) as error:
+                raise ValueError(f"{path}: {error}") from error
+        facts = {"path": path, "captures": len(found)}
+        stores.write_part(self._stage, path_key(path), map(to_row, found), facts)
+        _log.info("index: %s: %s records chosen", path, f"{len(found):,}")
+        yield from found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Fetch:
+    """Records of one file to fetch, and the part that will hold what they give."""
+
+    part: str
+    captures: tuple[Capture, ...]
+
+
+class _PlanCaptures(beam.DoFn):
+    """A file's records to fetch, unless a part holds what these very ones gave."""
+
+    def process(self, joined: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[Any]:
+        key, found = joined
+        captures = sorted(set(found["captures"]), key=lambda c: c.warc_offset)
+        if not captures:
+            return
+        places = ",".join(f"{c.warc_offset}+{c.warc_length}" for c in captures)
+        name = f"{key}-{path_key(places)}"
+        if f"{name}.parquet" in set(found["parts"]):
+            yield beam.pvalue.TaggedOutput(STORED, f"{name}.parquet")
+        else:
+            yield _Fetch(name, tuple(captures))
+
+
+class _ReadCaptures(beam.DoFn):
+    """The documents of a file's chosen records; nothing else of it is fetched."""
+
+    def __init__(self, commit: "_Commit") -> None:
+        self._commit = commit
+
+    def process(self, fetch: _Fetch) -> Iterator[Document]:
+        path = fetch.captures[0].warc_file
+        reading = self._commit.reading()
+        try:
+            with warc.open_file(self._commit.root, path) as stream:
+                for item in fetched(stream, fetch.captures):
+                    reading.add(item)
+        except Exception as error:
+            self._commit.give_up(fetch.part, path, 0, error)
+            return
+        num_bytes = sum(capture.warc_length for capture in fetch.captures)
+        facts = {"path": path, "bytes": num_bytes, "captures": len(fetch.captures)}
+        yield from self._commit.write(fetch.part, facts, reading)
+
+
+def fetched(stream: BinaryIO, captures: Iterable[Capture]) -> Iterator[Page | Flaw]:
+    """The pages of some records of one file, a run of near ones at a time.
+
+    Args:
+      stream: The file, seekable.
+      captures: Where its records lie.
+    """
+    good = []
+    for capture in captures:
+        if 0 < capture.warc_length <= members.MAX_RECORD_BYTES:
+            good.append(capture)
+        else:
+            detail = f"the index says that it has {capture.warc_length:,} bytes"
+            yield Flaw(offset=capture.warc_offset, reason="too_large", detail=detail)
+    for run in runs(good):
+        begin, last = run[0].warc_offset, run[-1]
+        num_bytes = last.warc_offset + last.warc_length - begin
+        content = read_exactly(stream, begin, num_bytes)
+        for capture in run:
+            at = capture.warc_offset - begin
+            member = content[at : at + capture.warc_length]
+            found = warc.page_of(member, capture.warc_file, capture.warc_offset)
+            if isinstance(found, Page):
+                yield dataclasses.replace(found, languages=capture.languages)
+            elif found:
+                yield found
+
+
+class _Commit:
+    """Makes documents of pages, and commits them as a part.
+
+    Attributes:
+      root: Of the source.
+    """
+
+    def __init__(self, recipe: Recipe, stage: stores.Stage) -> None:
+        self.root = recipe.source.root
+        self._recipe = recipe
+        self._stage = stage
+
+    def __call__(
+        self, pages: Iterator[Page | Flaw], covered: Callable[[], ByteRange]
+    ) -> Iterator[Document]:
+        """As `ReadWarc` calls it: reads a range, and commits what it covered."""
+        reading = self.reading()
+        try:
+            for item in pages:
+                reading.add(item)
+        except Exception as error:
+            piece = covered()
+            self.give_up(part_name(piece), piece.path, piece.start, error)
+            return
+        piece = covered()
+        num_bytes = min(piece.stop, piece.size) - piece.start
+        facts = dataclasses.asdict(piece) | {"bytes": num_bytes}
+        yield from self.write(part_name(piece), facts, reading)
+
+    def reading(self) -> "_Reading":
+        """Where the pages of a new part go."""
+        return _Reading(self._recipe)
+
+    def write(
+        self, part: str, facts: Mapping[str, Any], reading: "_Reading"
+    ) -> Iterator[Document]:
+        """Commits a part, and passes on its documents."""
+        documents = reading.documents
         rows = map(to_row, documents)
-        stores.write_part(self._stage, piece.part, rows, facts.to_json())
+        stores.write_part(self._stage, part, rows, {**facts, **reading.facts()})
         _log.info(
-            "documents: %s bytes %s-%s: %s pages, %s documents, %s flaws",
-            piece.path,
-            f"{piece.start:,}",
-            f"{min(piece.stop, piece.size):,}",
-            f"{facts.pages:,}",
+            "documents: %s, %s bytes%s: %s pages, %s documents, %s flaws",
+            facts["path"],
+            f"{facts['bytes']:,}",
+            f" from {facts['start']:,}" if "start" in facts else "",
+            f"{reading.pages:,}",
             f"{len(documents):,}",
-            f"{facts.num_flaws:,}",
+            f"{reading.num_flaws:,}",
         )
-        Metrics.counter("documents", "pages").inc(facts.pages)
+        Metrics.counter("documents", "pages").inc(reading.pages)
         for document in documents:
             Metrics.counter("documents", document.language).inc()
             yield document
 
-    def _pages(self, piece: ByteRange) -> Iterator[Page | warc.Flaw]:
-        base = self._recipe.source.base
-        path = FileSystems.join(base, piece.path) if base else piece.path
-        as_it_is = CompressionTypes.UNCOMPRESSED
-        with FileSystems.open(path, compression_type=as_it_is) as stream:
-            yield from warc.read_pages(
-                stream, piece.size, piece.path, piece.start, piece.stop
-            )
+    def give_up(self, part: str, path: str, offset: int, error: Exception) -> None:
+        """Writes down that a file could not be had: a dead letter, not a part.
+
+        Filesystems raise what they like, and one file must not end a crawl. The next
+        run tries again, since no part covers it.
+        """
+        detail = f"{type(error).__name__}: {error}"
+        _log.warning("documents: %s could not be read: %s", path, detail)
+        Metrics.counter("documents", "unread").inc()
+        letter = {"file": path, "offset": offset, "detail": detail}
+        name = f"{part}{stores.UNREAD}"
+        stores.write_json(FileSystems.join(self._stage.folder, name), letter)
 
 
-class _Facts:
-    """What a part says of its making: the funnel is read from this."""
+class _Reading:
+    """What comes of the pages of one part, and what is said of its making.
 
-    def __init__(self, piece: ByteRange) -> None:
+    The funnel is read from these facts.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.documents: list[Document] = []
         self.pages = 0
         self.num_flaws = 0
-        self._piece = piece
+        self._recipe = recipe
         self._drops: collections.Counter[tuple[str, str]] = collections.Counter()
-        self._flaws: list[warc.Flaw] = []
+        self._flaws: list[Flaw] = []
         self._samples: list[dict[str, Any]] = []
 
-    def add_flaw(self, flaw: warc.Flaw) -> None:
-        self.num_flaws += 1
-        if len(self._flaws) < _MAX_FLAWS:
-            self._flaws.append(flaw)
+    def add(self, item: Page | Flaw) -> None:
+        """Takes in a page, or a place that could not be read."""
+        if isinstance(item, Flaw):
+            self.num_flaws += 1
+            if len(self._flaws) < _MAX_FLAWS:
+                self._flaws.append(item)
+            return
+        self.pages += 1
+        for result in documents_of(item, self._recipe):
+            if isinstance(result, Document):
+                self.documents.append(result)
+                continue
+            self._drops[result.reason, result.language] += 1
+            if self._drops[result.reason, result.language] <= _SAMPLES:
+                sample = {"url": item.url, "offset": item.warc_offset}
+                self._samples.append(dataclasses.asdict(result) | sample)
 
-    def add_drop(self, drop: Drop, page: Page) -> None:
-        self._drops[drop.reason, drop.language] += 1
-        if self._drops[drop.reason, drop.language] <= _SAMPLES:
-            sample = {"url": page.url, "offset": page.warc_offset}
-            self._samples.append(dataclasses.asdict(drop) | sample)
-
-    def to_json(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """For the part's metadata."""
         return {
-            **dataclasses.asdict(self._piece),
             "pages": self.pages,
             "drops": [[*key, count] for key, count in sorted(self._drops.items())],
             "num_flaws": self.num_flaws,
             "flaws": [dataclasses.asdict(flaw) for flaw in self._flaws],
             "samples": self._samples,
         }
-
-
-def _file_key(path: str, size: int) -> str:
-    name = f"{path}\n{size}".encode()
-    return hashlib.blake2b(name, digest_size=8).hexdigest()

@@ -14,14 +14,15 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import PCollection
 
 from beam_pipelines import evaluate
+from beam_pipelines.crawl import index_files, source_files
 from beam_pipelines.dedup import RemoveDuplicates
 from beam_pipelines.diversify import SpreadOverTopics
 from beam_pipelines.evaluate import ScoreCandidates
 from beam_pipelines.generate import GenerateInstructions
-from beam_pipelines.ingest import ReadDocuments, source_files
+from beam_pipelines.ingest import ReadDocuments
 from beam_pipelines.recipe import Evaluator, Recipe
 from beam_pipelines.schema import Candidate, Document, Example, Score
-from beam_pipelines.store import Resume, Store, take_snapshot
+from beam_pipelines.store import Resume, Store, forget_unread, take_snapshot
 
 STAGES = ("documents", "candidates", "scores")
 
@@ -72,7 +73,15 @@ class Path:
         speed = pipeline.options.view_as(SpeedOptions)
         self._batch_size = speed.engine_batch_size
         stages = [getattr(store, name) for name in STAGES[: _depth(until)]]
-        self._snapshot = take_snapshot(store, stages, source_files(recipe))
+        source = recipe.source
+        by_file = not source.index or source.max_files
+        self._snapshot = take_snapshot(
+            store,
+            [*stages, store.captures],
+            source_files(source) if by_file else [],
+            index_files(source) if source.index else [],
+        )
+        forget_unread(store.documents)
         # Steps of this pipeline share a model; another pipeline on this host does not,
         # since a model dies with the process that holds it.
         self._run = uuid.uuid4().hex
@@ -84,7 +93,7 @@ class Path:
         wanted = frozenset(self._languages)
         return (
             self._pipeline
-            | "Read" >> ReadDocuments(self._recipe, stage, self._snapshot)
+            | "Read" >> ReadDocuments(self._recipe, self._store, self._snapshot)
             | "Wanted" >> beam.Filter(lambda document: document.language in wanted)
             | "RemoveDuplicates"
             >> RemoveDuplicates(FileSystems.join(stage.folder, "duplicates.json"))

@@ -154,6 +154,8 @@ def _extent(funnel: Funnel) -> str:
     ]
     if reading.bytes_left:
         parts.append(f"{reading.bytes_left / 1e6:,.1f} MB still to read")
+    if reading.files_left:
+        parts.append(f"{reading.files_left:,} files not begun")
     if reading.dates:
         first, last = (date[:10] for date in reading.dates)
         parts.append(f"captured {first}" + (f" to {last}" if last != first else ""))

@@ -55,6 +55,23 @@ LANGUAGES: Mapping[str, Language] = types.MappingProxyType(
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    """Where a page lies, as a crawl's index tells.
+
+    Attributes:
+      warc_file: Relative to the source's root.
+      warc_offset: Bytes from the start of that file to the record.
+      warc_length: Bytes of the record there, compressed as it is.
+      languages: ISO 639-3 codes that the index declares, main language first.
+    """
+
+    warc_file: str
+    warc_offset: int
+    warc_length: int
+    languages: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """One capture of a web page, as the crawl stored it.
 

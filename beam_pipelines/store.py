@@ -31,8 +31,10 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import PCollection
 
 from beam_pipelines import recipe as recipes
-from beam_pipelines.schema import Candidate, Document, Score, from_row, to_row
+from beam_pipelines.schema import Candidate, Capture, Document, Score, from_row, to_row
 
+# Ends the name of a dead letter: a file of the source that could not be had.
+UNREAD = ".unread.json"
 _METADATA = b"x-instruction"
 _log = logging.getLogger("xinst")
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
@@ -96,8 +98,13 @@ class Store:
         self.recipe = recipe
 
     @property
+    def captures(self) -> Stage:
+        """What the crawl's index offers, by index file."""
+        return self._stage("captures", self.recipe.captures_hash(), Capture)
+
+    @property
     def documents(self) -> Stage:
-        """Documents by byte range."""
+        """Documents by byte range, or by file where the index chose."""
         return self._stage("documents", self.recipe.documents_hash(), Document)
 
     @property
@@ -143,7 +150,9 @@ class Store:
         return changes
 
 
-def take_snapshot(store: Store, stages: Sequence[Stage], files: list[Any]) -> str:
+def take_snapshot(
+    store: Store, stages: Sequence[Stage], files: list[Any], index: Sequence[str] = ()
+) -> str:
     """Writes down which files there are to read, and which parts there are already.
 
     It goes into a file, since a crawl's list would not fit into a job's description.
@@ -152,11 +161,16 @@ def take_snapshot(store: Store, stages: Sequence[Stage], files: list[Any]) -> st
       store: Where to write.
       stages: Those whose parts are wanted.
       files: Of the source: (path, size in bytes).
+      index: Of the source's columnar index, the files.
 
     Returns:
       The snapshot's path.
     """
-    content = {"files": files, "parts": {s.folder: part_names(s) for s in stages}}
+    content = {
+        "files": files,
+        "index": list(index),
+        "parts": {s.folder: part_names(s) for s in stages},
+    }
     name = hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
     path = FileSystems.join(store.root, "snapshots", f"{name}.json")
     write_json(path, content)
@@ -165,8 +179,12 @@ def take_snapshot(store: Store, stages: Sequence[Stage], files: list[Any]) -> st
 
 def snapshot_parts(snapshot: str, folder: str) -> list[str]:
     """Paths of a stage's parts that a snapshot names."""
-    names = read_json(snapshot)["parts"][folder]
-    return [FileSystems.join(folder, name) for name in names]
+    return [FileSystems.join(folder, name) for name in snapshot_names(snapshot, folder)]
+
+
+def snapshot_names(snapshot: str, folder: str) -> list[str]:
+    """Names of a stage's parts that a snapshot names."""
+    return read_json(snapshot)["parts"][folder]
 
 
 def part_names(stage: Stage) -> list[str]:
@@ -174,6 +192,20 @@ def part_names(stage: Stage) -> list[str]:
     pattern = FileSystems.join(stage.folder, "*.parquet")
     found = FileSystems.match([pattern])[0].metadata_list
     return sorted(FileSystems.split(metadata.path)[1] for metadata in found)
+
+
+def unread(stage: Stage) -> list[dict[str, Any]]:
+    """What the last run could not read: file, offset in bytes, detail."""
+    pattern = FileSystems.join(stage.folder, f"*{UNREAD}")
+    found = FileSystems.match([pattern])[0].metadata_list
+    return [read_json(path) for path in sorted(metadata.path for metadata in found)]
+
+
+def forget_unread(stage: Stage) -> None:
+    """Removes the dead letters of an earlier run, since all is tried again."""
+    pattern = FileSystems.join(stage.folder, f"*{UNREAD}")
+    if found := FileSystems.match([pattern])[0].metadata_list:
+        FileSystems.delete([metadata.path for metadata in found])
 
 
 def write_part(

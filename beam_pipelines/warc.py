@@ -1,46 +1,49 @@
-"""WARC and WET files: gzip members, record boundaries, pages.
+"""WARC and WET files: their records as pages, and a splittable source of them.
 
-Common Crawl writes one gzip member a record. Members are inflated here, because that
-is where the time goes and because it gives exact offsets, splitting and recovery after
-damage; what is inside a wanted member is parsed by warcio.
-
-A byte range owns the records whose first byte lies in it, so any set of ranges that
-covers a file reads each of its records once.
+Members are found and inflated by `members`; what is inside a wanted one is parsed by
+warcio. A byte range owns the records whose first byte lies in it, so any set of ranges
+that covers a file reads each of its records once.
 """
 
 import dataclasses
 import hashlib
 import io
 import json
-import zlib
-from collections.abc import Iterator
-from typing import BinaryIO, cast
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
 
+import apache_beam as beam
 import brotli
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from isal import isal_zlib
 from warcio.bufferedreaders import ChunkedDataReader
 from warcio.exceptions import ArchiveLoadFailed
 from warcio.recordloader import ArcWarcRecord, ArcWarcRecordLoader
 from warcio.statusandheaders import StatusAndHeadersParserException
 
+from beam_pipelines import members
+from beam_pipelines.members import (
+    FEED_BYTES,
+    INFLATE_ERRORS,
+    WINDOW_BYTES,
+    Member,
+    Unreadable,
+    Window,
+    boundary_in,
+    inflate_member,
+    is_splittable,
+    next_record,
+)
 from beam_pipelines.schema import Page
 
-MAX_RECORD_BYTES = 32 << 20  # Inflated. Common Crawl cuts pages at 5 MB.
 MAX_HEADER_BYTES = 64 << 10
-
-# A payload's bytes appear verbatim in a deflate stream only inside one stored block,
-# whose length field has 16 bits. So a chain of members inside a payload (an archived
-# .warc.gz) covers at most this much, and a longer one is made of real records.
-_STORED_BLOCK_BYTES = 65_535
-_LOOK_BACK_BYTES = 1 << 20
-_MAGIC = b"\x1f\x8b\x08"
+SPLIT_BYTES = 256 << 20
 _RECORD_START = b"\r\n\r\nWARC/"
-_WINDOW_BYTES = 1 << 20
-_FEED_BYTES = 32 << 10
 _HTML = ("text/html", "application/xhtml+xml")
 
-# isal_zlib.error is no subclass of zlib.error.
-_INFLATE_ERRORS = (zlib.error, cast(type[Exception], isal_zlib.error))
 # What warcio raises on records that it cannot read; the last two are its own slips on
 # records that end early.
 _PARSE_ERRORS = (
@@ -52,6 +55,23 @@ _PARSE_ERRORS = (
     TypeError,
     RecursionError,  # From JSON that is nested without end.
 )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ByteRange:
+    """A piece of a file to read: the records that begin in [start, stop).
+
+    Attributes:
+      path: As the recipe names it, without `Source.root`.
+      size: Of the whole file, in bytes.
+      start: In bytes.
+      stop: In bytes.
+    """
+
+    path: str
+    size: int
+    start: int
+    stop: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,187 +89,39 @@ class Flaw:
     detail: str
 
 
-class _Unreadable(Exception):
-    """A member or record that cannot be had: (reason, detail, offset)."""
-
-    def __init__(self, reason: str, detail: str, offset: int = 0) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-        self.offset = offset
-
-
-class _Window:
-    """A file, read in large pieces, looked at anywhere."""
-
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self.size = size
-        self._stream = stream
-        self._start = 0
-        self._bytes = b""
-
-    def at(self, offset: int, num_bytes: int) -> bytes:
-        """Up to `num_bytes` from `offset`; fewer only at the end of the file."""
-        begin = offset - self._start
-        if begin < 0 or begin + num_bytes > len(self._bytes):
-            self._stream.seek(offset)
-            self._bytes = self._stream.read(max(_WINDOW_BYTES, num_bytes))
-            self._start, begin = offset, 0
-        return self._bytes[begin : begin + num_bytes]
-
-    def find(self, pattern: bytes, offset: int) -> int:
-        """Where `pattern` first begins at or after `offset`, or -1."""
-        while offset < self.size:
-            piece = self.at(offset, _WINDOW_BYTES)
-            found = piece.find(pattern)
-            if found >= 0:
-                return offset + found
-            if offset + len(piece) >= self.size or len(piece) < len(pattern):
-                return -1
-            offset += len(piece) - len(pattern) + 1
-        return -1
-
-
-@dataclasses.dataclass(slots=True)
-class _Member:
-    """One gzip member: where it ends, and what is in it."""
-
-    stop: int
-    payload: bytes
-
-
-def _inflate(window: _Window, offset: int) -> _Member:
-    """The gzip member at `offset`.
-
-    Raises:
-      _Unreadable: There is none, it is damaged, or it is too large.
-    """
-    if window.at(offset, 3) != _MAGIC:
-        raise _Unreadable("not_gzip", f"no gzip member begins at byte {offset:,}")
-    inflate = isal_zlib.decompressobj(wbits=31)
-    pieces, total, fed = [], 0, offset
-    try:
-        while not inflate.eof:
-            piece = window.at(fed, _FEED_BYTES)
-            if not piece:
-                raise _Unreadable("truncated", "the file ends inside the record")
-            fed += len(piece)
-            while piece and not inflate.eof:
-                pieces.append(inflate.decompress(piece, MAX_RECORD_BYTES + 1 - total))
-                total += len(pieces[-1])
-                if total > MAX_RECORD_BYTES:
-                    raise _Unreadable(
-                        "too_large", f"over {MAX_RECORD_BYTES:,} bytes inflated"
-                    )
-                piece = inflate.unconsumed_tail
-    except _INFLATE_ERRORS as error:
-        raise _Unreadable("damaged", f"{error}") from error
-    return _Member(stop=fed - len(inflate.unused_data), payload=b"".join(pieces))
-
-
-def _chain_end(window: _Window, offset: int) -> tuple[int, bool]:
-    """Where the chain of records from `offset` was left, and if it is believed."""
-    at = offset
-    while at < window.size:
-        try:
-            member = _inflate(window, at)
-        except _Unreadable:
-            return at, False
-        if not member.payload.startswith(b"WARC/"):
-            return at, False
-        at = member.stop
-        if at - offset > _STORED_BLOCK_BYTES:
-            return at, True
-    return at, at > offset
-
-
-def _search(window: _Window, offset: int) -> tuple[int, bool]:
-    """The first believed record from `offset` on, and if a shorter chain was passed.
-
-    That is exact on sound files. Next to damage, a good record may begin a chain too
-    short to be believed.
-    """
-    passed = False
-    while (candidate := window.find(_MAGIC, offset)) >= 0:
-        end, believed = _chain_end(window, candidate)
-        if believed:
-            return candidate, passed
-        passed |= end > candidate
-        # Going on from candidate + 1 would be quadratic.
-        offset = max(end, candidate + 1)
-    return window.size, passed
-
-
-def boundary(stream: BinaryIO, size: int, offset: int) -> int:
-    """Where the first record at or after `offset` begins; `size` if none does.
-
-    It depends on the file and `offset` alone, so neighbouring ranges agree.
-
-    Args:
-      stream: A seekable file of gzip members, one a record.
-      size: Of the file, in bytes.
-      offset: In bytes.
-    """
-    return _boundary(_Window(stream, size), offset)
-
-
-def _boundary(window: _Window, offset: int) -> int:
-    if offset == 0:
-        return 0
-    found, passed = _search(window, offset)
-    if not passed:
-        return found
-    # A reader of the whole file would have come from before: start from a record that
-    # is believed, and walk as that reader does.
-    back = _LOOK_BACK_BYTES
-    while True:
-        begin = max(0, offset - back)
-        at = _search(window, begin)[0] if begin else 0
-        if at < offset:
-            break
-        back *= 2
-    while at < offset:
-        at = _after(window, at)
-    return at
-
-
-def _after(window: _Window, offset: int) -> int:
-    """Where a sequential reader goes on after the member at `offset`."""
-    try:
-        return _inflate(window, offset).stop
-    except _Unreadable:
-        return _search(window, offset + 1)[0]
-
-
-def is_splittable(stream: BinaryIO) -> bool:
-    """Whether ranges of a file can be read on their own: only gzip members can."""
-    stream.seek(0)
-    return stream.read(3) == _MAGIC
-
-
 def read_pages(
-    stream: BinaryIO, size: int, warc_file: str, start: int, stop: int
+    stream: BinaryIO,
+    size: int,
+    warc_file: str,
+    start: int,
+    claim: Callable[[int], bool],
 ) -> Iterator[Page | Flaw]:
-    """Pages whose records begin in [start, stop), and what could not be read there.
+    """Pages whose records begin at or after `start`, as long as they can be claimed.
 
-    A file that is not a series of gzip members cannot be split: the range that begins
-    at 0 reads all of it, the others nothing.
+    A file that is not a series of gzip members cannot be split: whoever claims byte 0
+    reads all of it, others nothing.
 
     Args:
       stream: A seekable WARC or WET file, gzipped or plain.
       size: Of the file, in bytes.
       warc_file: The name that pages carry.
       start: In bytes.
-      stop: In bytes.
+      claim: Whether what begins at a byte is the caller's: `lambda at: at < stop` for a
+        fixed range. Asked once for each place, in order, until it says no.
+
+    Yields:
+      Pages, and what could not be read, in the order of the file.
     """
-    window = _Window(stream, size)
-    if window.at(0, 3) == _MAGIC:
-        at = _boundary(window, start)
-        yield from _annotated(_gzip_pages(window, warc_file, at), stop)
-    elif start > 0:
+    window = Window(stream, size)
+    if is_splittable(stream):
+        at = boundary_in(window, start)
+        yield from _annotated(_gzip_pages(window, warc_file, at), claim)
+    elif start > 0 or not claim(0):
         return
     elif window.at(0, 5) == b"WARC/":
-        yield from _annotated(_plain_pages(stream, window, warc_file, 0), size)
+        yield from _annotated(
+            _plain_pages(stream, window, warc_file, 0), lambda _: True
+        )
     elif size == 0:
         yield Flaw(offset=0, reason="empty_file", detail="0 bytes")
     else:
@@ -265,15 +137,36 @@ def read_page(
     Raises:
       ValueError: There is no page.
     """
-    window = _Window(stream, size)
+    window = Window(stream, size)
     if is_splittable(stream):
         found = _gzip_pages(window, warc_file, offset)
     else:
         found = _plain_pages(stream, window, warc_file, offset)
-    for page in _annotated(found, offset + 1):
+    for page in _annotated(found, lambda at: at <= offset):
         if isinstance(page, Page) and page.warc_length == length:
             return page
     raise ValueError(f"{warc_file} has no page of {length:,} bytes at byte {offset:,}.")
+
+
+def page_of(content: bytes, warc_file: str, offset: int) -> Page | Flaw | None:
+    """The page in one gzip member that was fetched on its own.
+
+    Args:
+      content: Its bytes.
+      warc_file: Where they come from.
+      offset: Where they begin there.
+
+    Returns:
+      The page; a flaw if it cannot be read; None if it is no page for us.
+    """
+    window = Window(io.BytesIO(content), len(content))
+    try:
+        member = inflate_member(window, 0)
+        member.stop += offset
+        found = list(_member_pages(member, warc_file, offset))
+    except Unreadable as error:
+        return Flaw(offset=offset, reason=error.reason, detail=error.detail)
+    return next((item for item in found if isinstance(item, (Page, Flaw))), None)
 
 
 @dataclasses.dataclass(slots=True)
@@ -295,13 +188,16 @@ class _Other:
 _Found = Page | Flaw | _Note | _Other
 
 
-def _annotated(found: Iterator[_Found], stop: int) -> Iterator[Page | Flaw]:
-    """Pages that begin before `stop`, with the languages that the crawl declares.
+def _annotated(
+    found: Iterator[_Found], claim: Callable[[int], bool]
+) -> Iterator[Page | Flaw]:
+    """Pages that can be claimed, with the languages that the crawl declares.
 
-    The metadata record comes after its page, so it is looked for past `stop` too;
-    otherwise a page's languages would depend on where its file is cut.
+    The metadata record comes after its page, so it is looked for past the last claim
+    too; otherwise a page's languages would depend on where its file is cut.
     """
     page: Page | None = None
+    ours, claimed = True, -1
     for item in found:
         if isinstance(item, _Note):
             if page is not None and item.page_id == page.id:
@@ -310,7 +206,9 @@ def _annotated(found: Iterator[_Found], stop: int) -> Iterator[Page | Flaw]:
             yield page
             page = None
         offset = item.warc_offset if isinstance(item, Page) else item.offset
-        if offset >= stop:
+        if ours and offset > claimed:
+            ours, claimed = claim(offset), offset
+        if not ours:
             if page is None or not isinstance(item, (_Note, Flaw)):
                 break
         elif isinstance(item, Flaw):
@@ -321,25 +219,25 @@ def _annotated(found: Iterator[_Found], stop: int) -> Iterator[Page | Flaw]:
         yield page
 
 
-def _gzip_pages(window: _Window, warc_file: str, at: int) -> Iterator[_Found]:
+def _gzip_pages(window: Window, warc_file: str, at: int) -> Iterator[_Found]:
     """What the members from the one at byte `at` hold, to the end of the file."""
     while at < window.size:
         try:
-            member = _inflate(window, at)
-        except _Unreadable as error:
+            member = inflate_member(window, at)
+        except Unreadable as error:
             if error.reason == "too_large" and at == 0:
                 # Perhaps the whole file is one member.
                 yield from _single_member_pages(window, warc_file)
             else:
                 yield Flaw(offset=at, reason=error.reason, detail=error.detail)
-            at = _search(window, at + 1)[0]
+            at = next_record(window, at + 1)[0]
             continue
         yield from _member_pages(member, warc_file, at)
         at = member.stop
     yield _Other(window.size)
 
 
-def _member_pages(member: _Member, warc_file: str, offset: int) -> Iterator[_Found]:
+def _member_pages(member: Member, warc_file: str, offset: int) -> Iterator[_Found]:
     """What is in one member: a record, as a rule."""
     if not member.payload.startswith(b"WARC/"):
         detail = f"the member begins with {member.payload[:12]!r}"
@@ -349,7 +247,7 @@ def _member_pages(member: _Member, warc_file: str, offset: int) -> Iterator[_Fou
     try:
         for _, record in _split_records(io.BytesIO(member.payload), 0, strict=False):
             records.append(record)
-    except _Unreadable as error:
+    except Unreadable as error:
         # What came before it is good: a Content-Length too small leaves a rest, say.
         yield Flaw(offset=offset, reason=error.reason, detail=error.detail)
     if len(records) > 1:
@@ -362,9 +260,9 @@ def _single_member(offset: int, detail: str) -> Flaw:
     return Flaw(offset=offset, reason="several_records_in_member", detail=detail)
 
 
-def _single_member_pages(window: _Window, warc_file: str) -> Iterator[_Found]:
+def _single_member_pages(window: Window, warc_file: str) -> Iterator[_Found]:
     """The pages of a file's first member, which is too large to hold in memory."""
-    stream = io.BufferedReader(_InflatedFile(window), _WINDOW_BYTES)
+    stream = io.BufferedReader(_InflatedFile(window), WINDOW_BYTES)
     try:
         for number, (_, record) in enumerate(_split_records(stream, 0, strict=True)):
             if number == 1:
@@ -372,16 +270,16 @@ def _single_member_pages(window: _Window, warc_file: str) -> Iterator[_Found]:
                     0, "the file is one gzip member; it cannot be split"
                 )
             yield _parse(record, warc_file, 0, window.size)
-    except (_Unreadable, *_INFLATE_ERRORS) as error:
-        reason = error.reason if isinstance(error, _Unreadable) else "damaged"
-        detail = error.detail if isinstance(error, _Unreadable) else str(error)
+    except (Unreadable, *INFLATE_ERRORS) as error:
+        reason = error.reason if isinstance(error, Unreadable) else "damaged"
+        detail = error.detail if isinstance(error, Unreadable) else str(error)
         yield Flaw(offset=0, reason=reason, detail=detail)
 
 
 class _InflatedFile(io.RawIOBase):
     """The inflated bytes of a file's first gzip member."""
 
-    def __init__(self, window: _Window) -> None:
+    def __init__(self, window: Window) -> None:
         self._window = window
         self._offset = 0
         self._inflate = isal_zlib.decompressobj(wbits=31)
@@ -393,7 +291,7 @@ class _InflatedFile(io.RawIOBase):
         while not self._inflate.eof:
             piece = self._inflate.unconsumed_tail
             if not piece:
-                piece = self._window.at(self._offset, _FEED_BYTES)
+                piece = self._window.at(self._offset, FEED_BYTES)
                 self._offset += len(piece)
             if not piece:
                 break
@@ -405,7 +303,7 @@ class _InflatedFile(io.RawIOBase):
 
 
 def _plain_pages(
-    stream: BinaryIO, window: _Window, warc_file: str, at: int
+    stream: BinaryIO, window: Window, warc_file: str, at: int
 ) -> Iterator[_Found]:
     """The pages of uncompressed records from the one at byte `at`, in order."""
     while at < window.size:
@@ -414,7 +312,7 @@ def _plain_pages(
             for offset, record in _split_records(stream, at, strict=True):
                 yield _parse(record, warc_file, offset, len(record))
             break
-        except _Unreadable as error:
+        except Unreadable as error:
             yield Flaw(offset=error.offset, reason=error.reason, detail=error.detail)
             found = window.find(_RECORD_START, error.offset)
             at = window.size if found < 0 else found + len(_RECORD_START) - 5
@@ -433,7 +331,7 @@ def _split_records(
         it is as long as the member, whatever it says.
 
     Raises:
-      _Unreadable: A record cannot be told from the next, or is too large.
+      Unreadable: A record cannot be told from the next, or is too large.
     """
     at = start
     while line := stream.readline(MAX_HEADER_BYTES):
@@ -441,7 +339,7 @@ def _split_records(
             at += len(line)
             continue
         if not line.startswith(b"WARC/"):
-            raise _Unreadable("not_warc", f"a record begins with {line[:12]!r}", at)
+            raise Unreadable("not_warc", f"a record begins with {line[:12]!r}", at)
         header, header_bytes, length = [line], len(line), -1
         while line.strip():
             line = stream.readline(MAX_HEADER_BYTES)
@@ -449,18 +347,22 @@ def _split_records(
             header_bytes += len(line)
             if header_bytes > MAX_HEADER_BYTES:
                 limit = f"over {MAX_HEADER_BYTES:,} bytes"
-                raise _Unreadable("endless_header", limit, at)
+                raise Unreadable("endless_header", limit, at)
             name, _, value = line.partition(b":")
             if name.strip().lower() == b"content-length" and value.strip().isdigit():
                 length = int(value)
         if length < 0 and strict:
-            raise _Unreadable("no_length", "no usable Content-Length", at)
-        body = stream.read(min(length, MAX_RECORD_BYTES + 1) if length >= 0 else -1)
-        if len(body) > MAX_RECORD_BYTES:
-            raise _Unreadable("too_large", f"over {MAX_RECORD_BYTES:,} bytes", at)
+            raise Unreadable("no_length", "no usable Content-Length", at)
+        body = stream.read(
+            min(length, members.MAX_RECORD_BYTES + 1) if length >= 0 else -1
+        )
+        if len(body) > members.MAX_RECORD_BYTES:
+            raise Unreadable(
+                "too_large", f"over {members.MAX_RECORD_BYTES:,} bytes", at
+            )
         if len(body) < length and strict:
             detail = f"{len(body):,} of {length:,} bytes are there"
-            raise _Unreadable("truncated", detail, at)
+            raise Unreadable("truncated", detail, at)
         record = b"".join(header) + body
         yield at, record
         at += len(record)
@@ -476,7 +378,7 @@ def _parse(record: bytes, warc_file: str, offset: int, length: int) -> _Found:
         if kind == b"metadata":
             return _note(parsed, offset)
         return _page(parsed, warc_file, offset, length) or _Other(offset)
-    except _Unreadable as error:
+    except Unreadable as error:
         return Flaw(offset=offset, reason=error.reason, detail=error.detail)
     except _PARSE_ERRORS as error:
         detail = f"{type(error).__name__}: {error}"
@@ -549,14 +451,14 @@ def _body(record: ArcWarcRecord) -> bytes:
     """The HTTP payload with its encodings undone, if it has those it declares.
 
     Raises:
-      _Unreadable: It is brotli and damaged, or too large.
+      Unreadable: It is brotli and damaged, or too large.
     """
     stream = record.raw_stream
     headers = record.http_headers
     if (headers.get_header("Transfer-Encoding") or "").lower() == "chunked":
         # Passes on what is not chunked although it says so.
         stream = ChunkedDataReader(stream)
-    body = stream.read(MAX_RECORD_BYTES)
+    body = stream.read(members.MAX_RECORD_BYTES)
     encoding = (headers.get_header("Content-Encoding") or "").strip().lower()
     if encoding == "br":
         return _unbrotli(body)
@@ -570,8 +472,8 @@ def _undeflate(body: bytes) -> bytes:
     for wbits in (47, -15):  # gzip or zlib by its header; raw.
         inflate = isal_zlib.decompressobj(wbits=wbits)
         try:
-            inflated = inflate.decompress(body, MAX_RECORD_BYTES)
-        except _INFLATE_ERRORS:
+            inflated = inflate.decompress(body, members.MAX_RECORD_BYTES)
+        except INFLATE_ERRORS:
             continue
         # Plain text may begin as raw deflate does, but not be that to its end.
         whole = inflate.eof and not inflate.unused_data
@@ -589,11 +491,11 @@ def _unbrotli(body: bytes) -> bytes:
     except UnicodeDecodeError:
         inflate = brotli.Decompressor()
     try:
-        inflated = inflate.process(body, output_buffer_limit=MAX_RECORD_BYTES)
+        inflated = inflate.process(body, output_buffer_limit=members.MAX_RECORD_BYTES)
     except brotli.error as error:
         if body.lstrip()[:1] == b"<":
             return body
-        raise _Unreadable("damaged_brotli", str(error)) from error
+        raise Unreadable("damaged_brotli", str(error)) from error
     return inflated
 
 
@@ -604,3 +506,80 @@ def _uuid(urn: str | None) -> str:
 def _derived_id(url: str, date: str, digest: str) -> str:
     name = "\n".join((url, date, digest)).encode()
     return hashlib.blake2b(name, digest_size=16).hexdigest()
+
+
+class _Bytes(beam.RestrictionProvider):
+    """Any byte is a place to cut; the boundary rule finds the record that follows."""
+
+    def initial_restriction(self, piece: ByteRange) -> OffsetRange:
+        return OffsetRange(piece.start, piece.stop)
+
+    def create_tracker(self, restriction: OffsetRange) -> OffsetRestrictionTracker:
+        return OffsetRestrictionTracker(restriction)
+
+    def split(
+        self, piece: ByteRange, restriction: OffsetRange
+    ) -> Iterator[OffsetRange]:
+        for start in range(restriction.start, restriction.stop, SPLIT_BYTES):
+            yield OffsetRange(start, min(start + SPLIT_BYTES, restriction.stop))
+
+    def restriction_size(self, piece: ByteRange, restriction: OffsetRange) -> int:
+        return restriction.size()
+
+
+def _as_they_are(
+    pages: Iterator[Page | Flaw], covered: Callable[[], ByteRange]
+) -> Iterator[Page | Flaw]:
+    return pages
+
+
+class ReadWarc(beam.DoFn):
+    """Splittable: from byte ranges of files to what is made of their pages.
+
+    A runner may cut a range anywhere while it is read; progress is the offset of the
+    last record.
+
+    Args:
+      root: Goes before each range's path; may be empty.
+      use: Called once for each range as it is read, with its pages and flaws, and with
+        a function that tells, when they are exhausted, which range they cover. By
+        default they are passed on.
+    """
+
+    def __init__(
+        self,
+        root: str = "",
+        use: Callable[
+            [Iterator[Page | Flaw], Callable[[], ByteRange]], Iterable[Any]
+        ] = _as_they_are,
+    ) -> None:
+        self._root = root
+        self._use = use
+
+    def process(
+        self,
+        piece: ByteRange,
+        tracker: Any = beam.DoFn.RestrictionParam(_Bytes()),  # noqa: B008
+    ) -> Iterator[Any]:
+        def covered() -> ByteRange:
+            rest = tracker.current_restriction()
+            return dataclasses.replace(piece, start=rest.start, stop=rest.stop)
+
+        yield from self._use(self._pages(piece, tracker), covered)
+
+    def _pages(self, piece: ByteRange, tracker: Any) -> Iterator[Page | Flaw]:
+        start = tracker.current_restriction().start
+        try:
+            with open_file(self._root, piece.path) as stream:
+                yield from read_pages(
+                    stream, piece.size, piece.path, start, tracker.try_claim
+                )
+        finally:
+            # Nothing is left to cut off; without this, Beam takes it for unfinished.
+            tracker.try_claim(sys.maxsize)
+
+
+def open_file(root: str, path: str) -> BinaryIO:
+    """A file of the source, its bytes as they are."""
+    full = FileSystems.join(root, path) if root else path
+    return FileSystems.open(full, compression_type=CompressionTypes.UNCOMPRESSED)

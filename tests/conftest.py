@@ -20,13 +20,18 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 @functools.cache
-def make_crawl() -> types.ModuleType:
-    """The example's module: it renders pages as sites do, furniture included."""
-    path = REPOSITORY / "examples" / "make_crawl.py"
-    spec = importlib.util.spec_from_file_location("make_crawl", path)
+def example(name: str, folder: str = "examples") -> types.ModuleType:
+    """A script of a folder beside the packages, as a module."""
+    path = REPOSITORY / folder / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def make_crawl() -> types.ModuleType:
+    """It renders pages as sites do, furniture included."""
+    return example("make_crawl")
 
 
 class FakeEngine:

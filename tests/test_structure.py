@@ -37,7 +37,7 @@ def loaded_by(statement: str) -> set[str]:
         ("from xinst_jax import prompts", {"xinst_jax"}),
         ("import beam_pipelines.schema", {"beam_pipelines"}),
         ("import beam_pipelines.recipe", {"beam_pipelines"}),
-        ("import beam_pipelines.warc", {"beam_pipelines"}),
+        ("import beam_pipelines.members", {"beam_pipelines"}),
         ("import beam_pipelines.pipeline", {"beam_pipelines", "apache_beam"}),
         ("import xinst_jax.engine, xinst_jax.train", {"xinst_jax", "jax"}),
     ],

@@ -15,17 +15,21 @@ from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 from warcio.warcwriter import WARCWriter
 
+from beam_pipelines import crawl as crawls
 from beam_pipelines import ingest, quality, store, warc
 from beam_pipelines import recipe as recipes
 from beam_pipelines.ingest import (
-    ByteRange,
     Drop,
     documents_of,
+    known_size,
+    part_name,
+    parts_of,
     registered_domain,
     uncovered,
 )
 from beam_pipelines.recipe import Documents, Recipe, Source
 from beam_pipelines.schema import LANGUAGES, Document, Page
+from beam_pipelines.warc import ByteRange
 from tests.conftest import make_crawl
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -285,66 +289,67 @@ def test_addresses_in_numbers_are_domains_of_their_own():
 # Byte ranges.
 
 
-def parts_at_random(
-    rng: random.Random, files: list[tuple[str, int]]
-) -> list[ByteRange]:
+def parts_at_random(rng: random.Random, size: int) -> list[ByteRange]:
+    """Ranges that runs may have left, some of them over one another."""
     parts = []
-    for path, size in files:
-        for _ in range(rng.randrange(5)):
-            start, stop = sorted(rng.sample(range(max(size, 1) + 1), 2))
-            parts.append(ByteRange(path=path, size=size, start=start, stop=stop))
+    for _ in range(rng.randrange(6)):
+        start, stop = sorted(rng.sample(range(max(size, 1) + 1), 2))
+        parts.append(ByteRange(path="a", size=size, start=start, stop=stop))
     return parts
 
 
-def test_uncovered_ranges_and_parts_tile_every_file():
-    for seed in range(400):
+def test_parts_and_uncovered_ranges_tile_a_file(monkeypatch):
+    for seed in range(1000):
         rng = random.Random(seed)
-        sizes = [0, 1, *rng.sample(range(2, 120), 3)]
-        files = [(f"crawl/{n}.warc.gz", size) for n, size in enumerate(sizes)]
-        parts = parts_at_random(rng, files)
-        names = [f"{part.part}.parquet" for part in parts]
+        size = rng.choice([0, 1, rng.randrange(2, 120)])
+        parts = parts_at_random(rng, size)
+        names = [f"{part_name(part)}.parquet" for part in parts]
         rng.shuffle(names)
         range_bytes = rng.randrange(1, 60)
-        found = list(uncovered(files, names, range_bytes))
-        assert {(piece.path, piece.size) for piece in found} <= set(files)
-        for path, size in files:
-            mine = [piece for piece in found if piece.path == path]
-            read = [at for piece in mine for at in range(piece.start, piece.stop)]
-            stored = {
-                at
-                for part in parts
-                if part.path == path
-                for at in range(part.start, part.stop)
-            }
-            # Each byte is read once, if and only if no part covers it.
-            assert len(read) == len(set(read))
-            assert set(read) == set(range(max(size, 1))) - stored
-            for piece in mine:
-                assert 0 < piece.stop - piece.start <= range_bytes
-                # Cuts within a gap lie at the same places in every run.
-                assert piece.stop % range_bytes == 0 or piece.stop in {
-                    max(size, 1),
-                    *(part.start for part in parts),
-                }
-        again = [*names, *(piece.part for piece in found)]
-        assert list(uncovered(files, again, range_bytes)) == []
+        monkeypatch.setattr(warc, "SPLIT_BYTES", range_bytes)
+        kept = parts_of(names, size)
+        found = list(uncovered("a", size, names))
+        assert set(kept) <= set(names)
+        places = [tuple(map(int, n[:-8].split("-")[2:])) for n in kept]
+        places += [(piece.start, piece.stop) for piece in found]
+        # Each byte is in the store or is read, and never twice.
+        at = sorted(byte for start, stop in places for byte in range(start, stop))
+        assert at == list(range(max(size, 1)))
+        for piece in found:
+            assert (piece.path, piece.size) == ("a", size)
+            assert piece.stop - piece.start <= range_bytes
+        again = [*names, *map(part_name, found)]
+        assert list(uncovered("a", size, again)) == []
+        assert known_size(again) == size
 
 
-def test_parts_of_another_file_or_size_cover_nothing():
-    files = [("a", 10)]
-    others = [
-        ByteRange(path="b", size=10, start=0, stop=10),
-        ByteRange(path="a", size=11, start=0, stop=11),
-    ]
-    whole = [ByteRange(path="a", size=10, start=0, stop=10)]
-    assert list(uncovered(files, [other.part for other in others], 64)) == whole
-    assert list(uncovered(files, [whole[0].part], 64)) == []
+def test_a_range_read_whole_after_it_was_cut_counts_once():
+    cut = [ByteRange(path="a", size=9, start=0, stop=4)]
+    cut += [ByteRange(path="a", size=9, start=4, stop=9)]
+    whole = ByteRange(path="a", size=9, start=0, stop=9)
+    names = [part_name(piece) for piece in (*cut, whole)]
+    assert parts_of(names, 9) == parts_of(names, None) == [part_name(whole)]
+
+
+def test_parts_of_another_size_cover_nothing():
+    other = part_name(ByteRange(path="a", size=11, start=0, stop=11))
+    whole = ByteRange(path="a", size=10, start=0, stop=10)
+    assert list(uncovered("a", 10, [other])) == [whole]
+    assert list(uncovered("a", 10, [other, part_name(whole)])) == []
 
 
 def test_an_empty_file_is_one_range():
-    (piece,) = uncovered([("a", 0)], [], 64)
+    (piece,) = uncovered("a", 0, [])
     assert (piece.start, piece.stop) == (0, 1)
-    assert list(uncovered([("a", 0)], [piece.part], 64)) == []
+    assert list(uncovered("a", 0, [part_name(piece)])) == []
+
+
+def test_the_size_of_a_file_that_is_not_read_whole_is_not_known():
+    half = part_name(ByteRange(path="a", size=10, start=0, stop=5))
+    rest = part_name(ByteRange(path="a", size=10, start=5, stop=10))
+    assert known_size([]) is None
+    assert known_size([half]) is None
+    assert known_size([rest, half]) == 10
 
 
 def test_parts_are_named_in_order_of_their_place_and_told_apart():
@@ -353,7 +358,7 @@ def test_parts_are_named_in_order_of_their_place_and_told_apart():
         for path in ("a", "b", "a-1")
         for start in (0, 9, 10, 10**11)
     ]
-    names = [piece.part for piece in pieces]
+    names = [part_name(piece) for piece in pieces]
     assert len(set(names)) == len(names)
     assert names[:4] == sorted(names[:4])
     assert all(set(name) <= set("0123456789abcdef-") for name in names)
@@ -377,21 +382,21 @@ def test_source_files_are_named_without_the_base_and_once(tmp_path, ending):
         base=f"{tmp_path}{ending}",
     )
     expected = [("c.wet.gz", 2), ("crawl/a.warc.gz", 1), ("crawl/b.warc.gz", 0)]
-    assert ingest.source_files(recipe(source)) == expected
+    assert crawls.source_files(source) == expected
 
 
 def test_source_files_of_an_anchored_recipe_are_the_same(tmp_path):
     touch(tmp_path, "crawl/a.warc.gz", "crawl/b.warc.gz")
     expected = [("crawl/a.warc.gz", 0), ("crawl/b.warc.gz", 1)]
     at = recipes.anchored(recipe(Source(warc=("crawl/*.gz",))), str(tmp_path))
-    assert ingest.source_files(at) == expected
+    assert crawls.source_files(at.source) == expected
 
 
 def test_a_pattern_without_a_file_is_an_error_that_names_it(tmp_path):
     touch(tmp_path, "a.warc.gz")
     source = Source(warc=("a.warc.gz", "none-*.warc.gz"), base=str(tmp_path))
     with pytest.raises(ValueError, match=r"none-\*\.warc\.gz' matches no file"):
-        ingest.source_files(recipe(source))
+        crawls.source_files(source)
 
 
 # The step.
@@ -420,7 +425,7 @@ class Crawl:
         found = []
         for path in sorted(self.folder.glob("*.warc.gz")):
             stream, size = io.BytesIO(path.read_bytes()), path.stat().st_size
-            found += warc.read_pages(stream, size, path.name, 0, size)
+            found += warc.read_pages(stream, size, path.name, 0, lambda at: True)
         return [item for item in found if isinstance(item, Page)]
 
     def documents(self) -> list[Document]:
@@ -461,11 +466,11 @@ def run(crawl: Crawl, root: Path, expected: list[Document]) -> Run:
     """Runs the step on a store, checks what it gives, and says what it did."""
     settings = crawl.recipe
     kept = store.Store(str(root), settings)
-    files = ingest.source_files(settings)
+    files = crawls.source_files(settings.source)
     snapshot = store.take_snapshot(kept, [kept.documents], files)
     pipeline = test_pipeline.TestPipeline(runner=FnApiRunner())
     with pipeline:
-        documents = pipeline | ingest.ReadDocuments(settings, kept.documents, snapshot)
+        documents = pipeline | ingest.ReadDocuments(settings, kept, snapshot)
         assert_that(documents, equal_to(expected))
     query = MetricsFilter().with_namespace("documents")
     found = pipeline.result.metrics().query(query)["counters"]
@@ -525,7 +530,7 @@ def test_dropped_pages_can_be_looked_up_a_few_of_each_reason(crawl, tmp_path):
         stream, size = io.BytesIO(path.read_bytes()), path.stat().st_size
         urls = {
             item.warc_offset: item.url
-            for item in warc.read_pages(stream, size, path.name, 0, size)
+            for item in warc.read_pages(stream, size, path.name, 0, lambda at: True)
             if isinstance(item, Page)
         }
         assert {sample["offset"]: sample["url"] for sample in samples}.items() <= (
@@ -578,7 +583,7 @@ def test_a_file_that_is_added_is_read_and_one_that_goes_is_left_out(crawl, tmp_p
 def test_documents_do_not_depend_on_how_files_are_cut(
     crawl, tmp_path, monkeypatch, range_bytes
 ):
-    monkeypatch.setattr(ingest, "RANGE_BYTES", range_bytes)
+    monkeypatch.setattr(warc, "SPLIT_BYTES", range_bytes)
     done = run(crawl, tmp_path / "store", crawl.documents())
     sizes = [path.stat().st_size for path in crawl.folder.iterdir()]
     assert len(done.written) == sum(-(-size // range_bytes) for size in sizes)

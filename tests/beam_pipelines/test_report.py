@@ -5,11 +5,12 @@ import re
 
 import pytest
 
-from beam_pipelines import charts, report
+from beam_pipelines import charts, ingest, report
 from beam_pipelines import store as stores
 from beam_pipelines.funnel import beginning
 from beam_pipelines.recipe import Evaluator, Generator, Recipe, Source
 from beam_pipelines.schema import LANGUAGES, Candidate, Document, Score, to_row
+from beam_pipelines.warc import ByteRange
 
 TEXTS = {
     "fi": "Metsässä kasvaa mustikoita ja puolukoita, ja syksyllä niitä poimitaan.",
@@ -62,7 +63,8 @@ def document(number, language="fi", **changes):
 def facts(path="crawl/a.warc.gz", start=0, stop=5000, **changes):
     values = {"path": path, "size": 5000, "start": start, "stop": stop, "pages": 0}
     more = {"drops": [], "num_flaws": 0, "flaws": [], "samples": []}
-    return {**values, **more, **changes}
+    found = {**values, **more, **changes}
+    return {"bytes": found["stop"] - found["start"], **found}
 
 
 def candidate(text, instruction="Describe a day in the village.", rejected=""):
@@ -88,6 +90,9 @@ def score(pair, p_best, rejected=""):
 
 
 def put(stage, name, records, facts):
+    if "path" in facts:
+        place = {key: facts[key] for key in ("path", "size", "start", "stop")}
+        name = ingest.part_name(ByteRange(**place))
     stores.write_part(stage, name, map(to_row, records), facts)
 
 

@@ -159,10 +159,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _process_pipeline_result(self, pipeline_result: Any) -> None:
         """Adds the funnel to the metadata, once every part is written."""
         from beam_pipelines import report
+        from beam_pipelines.store import unread
 
         self.info.metadata["funnel"] = report.as_text(
             report.read_funnel(self._store.root)
         )
+        letters = unread(self._store.documents)
+        self.info.metadata["unread"] = len(letters)
+        for letter in letters[:10]:
+            print(f"Not in this data set: {letter['file']}, {letter['detail']}")
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         from apache_beam.options.pipeline_options import PipelineOptions
