@@ -37,7 +37,8 @@ _STEPS = {
     ),
     "duplicates": (
         "unique",
-        "The newest capture of each address, and one document of each text.",
+        "The newest capture of each address, and one text of all that are nearly "
+        "the same.",
     ),
     "candidates": (
         "with instruction",

@@ -125,7 +125,8 @@ class Document:
         `noai` and `noimageai`, in order.
       license: The Creative Commons licence that the page names, as its URL; or empty.
       checks: Name of every quality rule that was measured, and its value.
-      duplicates: How many documents with this very text were found, this one included.
+      duplicates: The size of its group of near duplicates, exact copies and itself
+        included.
     """
 
     id: str
