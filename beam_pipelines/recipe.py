@@ -18,6 +18,8 @@ from typing import Any
 
 from beam_pipelines.schema import LANGUAGES
 
+COMMON_CRAWL = "https://data.commoncrawl.org"
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be followed; the message names key, value and bound."""
@@ -33,21 +35,57 @@ def _check(holds: bool, section: object, rule: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the pages come from.
+    """Where the pages come from: files that are named, or a crawl.
 
     Attributes:
       warc: Paths or patterns of WARC files, on any filesystem that Beam knows.
       wet: The same for WET files, whose text is extracted already.
-      base: A folder or address that goes before every path. Records name their file
-        without it, so that a mirror serves the same data set.
+      crawl: A crawl of Common Crawl's, such as `CC-MAIN-2026-04`, instead of files.
+      kind: Which files of the crawl are read: `warc` or `wet`.
+      index: Whether the crawl's columnar index chooses records first, by the languages
+        that it declares; only those are fetched. Cheaper for rare languages, dearer for
+        common ones, and whatever has no declared language is left out.
+      max_files: Of the crawl's files, so many at most, chosen by a hash of their
+        paths: a larger number only adds to them. 0 is all.
+      base: A folder or address that goes before every path; where a crawl is named,
+        `https://data.commoncrawl.org` by default. Records name their file without it,
+        so that a mirror serves the same data set.
+      leave_out: Files of domains and URL prefixes whose pages are not wanted.
     """
 
     warc: tuple[str, ...] = ()
     wet: tuple[str, ...] = ()
+    crawl: str = ""
+    kind: str = "warc"
+    index: bool = False
+    max_files: int = 0
     base: str = ""
+    leave_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(bool(self.warc or self.wet), self, "at least one path in warc or wet")
+        _check(
+            bool(self.warc or self.wet) != bool(self.crawl),
+            self,
+            "either paths in warc or wet, or a crawl",
+        )
+        _check(self.kind in ("warc", "wet"), self, "kind warc or wet")
+        _check(self.max_files >= 0, self, "max_files >= 0")
+        if not self.crawl:
+            _check(not self.index, self, "a crawl for index")
+            _check(not self.max_files, self, "a crawl for max_files")
+            _check(self.kind == "warc", self, "a crawl for kind")
+        # The index says where records of WARC files lie.
+        _check(not self.index or self.kind == "warc", self, "kind warc with index")
+        _check(
+            not set(self.crawl) & set("/\\*?[") and not self.crawl.startswith("."),
+            self,
+            "crawl to be a name such as CC-MAIN-2026-04",
+        )
+
+    @property
+    def root(self) -> str:
+        """What goes before every path; may be empty."""
+        return self.base or (COMMON_CRAWL if self.crawl else "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,6 +292,10 @@ class Recipe:
             tuple(code for code in LANGUAGES if code in self.languages),
         )
 
+    def captures_hash(self) -> str:
+        """Of what decides which records of a crawl's index are fetched."""
+        return _digest(self.languages)
+
     def documents_hash(self) -> str:
         """Of what decides a page's documents; the files read are not part of it."""
         return _digest([self.languages, canonical(self.documents)])
@@ -337,7 +379,11 @@ def anchored(recipe: Recipe, folder: str) -> Recipe:
 
     return dataclasses.replace(
         recipe,
-        source=dataclasses.replace(recipe.source, base=at(recipe.source.base or ".")),
+        source=dataclasses.replace(
+            recipe.source,
+            base=at(recipe.source.root or "."),
+            leave_out=tuple(map(at, recipe.source.leave_out)),
+        ),
         generator=dataclasses.replace(
             recipe.generator,
             checkpoint=at(recipe.generator.checkpoint),
@@ -437,5 +483,10 @@ def _kind(hint: Any) -> str:
         return "a table"
     if isinstance(hint, types.GenericAlias):
         return f"a list, each item {_kind(typing.get_args(hint)[0])}"
-    names = {str: "a string", int: "a whole number", float: "a number"}
+    names = {
+        str: "a string",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+    }
     return names.get(hint, str(hint))
