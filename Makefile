@@ -9,7 +9,7 @@ RECIPE := examples/demo.toml
 export TF_CPP_MIN_LOG_LEVEL = 3
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test lint types install bench-ingest clean
 
 demo: $(VENV)/.demo $(OUT)/crawl $(OUT)/checkpoints/generator/config.json \
 		$(OUT)/checkpoints/evaluator/config.json
@@ -55,5 +55,24 @@ $(VENV)/.test: setup.py constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[test]"
 	@touch $@ $(VENV)/.demo
 
+# Ten minutes. SCALE_PAGES are the pages of the smallest file of the last script, 33 KB
+# each; its largest has 16 times as many.
+BENCH := out/bench
+DATATROVE := .venv-datatrove
+SCALE_PAGES := 3750
+
+bench-ingest: $(VENV)/.test $(DATATROVE)/.installed
+	$(BIN)/python benchmarks/bench_crawl.py $(BENCH)/crawl
+	$(BIN)/python benchmarks/read_speed.py $(BENCH)/crawl
+	$(BIN)/python benchmarks/ingest_speed.py $(BENCH)/crawl --datatrove $(DATATROVE)
+	$(BIN)/python benchmarks/ingest_scale.py $(BENCH)/scale --pages $(SCALE_PAGES)
+
+# datatrove asks for other versions of what we use too, so it lives apart.
+$(DATATROVE)/.installed:
+	@test -x $(DATATROVE)/bin/python || $(PYTHON) -m venv $(DATATROVE)
+	$(DATATROVE)/bin/python -m pip install --disable-pip-version-check -q \
+		"datatrove[io]==0.10.1" "trafilatura>=1.8,<1.12" lxml_html_clean
+	@touch $@
+
 clean:
-	rm -rf out $(VENV)
+	rm -rf out $(VENV) $(DATATROVE)

@@ -13,6 +13,7 @@ PIPELINE = [
     "langdetect>=1.0.9",
     "lxml_html_clean",  # trafilatura's extractor imports it without asking for it
     "numpy",
+    "py3langid>=0.4",
     "pyarrow",
     "pycld2>=0.42",
     "resiliparse>=2.0",

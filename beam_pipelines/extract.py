@@ -2,25 +2,41 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from html import unescape
 
 import trafilatura
 from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+from resiliparse.parse.encoding import (
+    bytes_to_str,
+    detect_encoding,
+    map_encoding_to_html5,
+)
 from resiliparse.parse.html import HTMLTree
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
 _SPACES = re.compile("[^\\S\n]+")
 _BLANK_LINES = re.compile("\n\\s*\n+")
+_META_BYTES = 4096
+_META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?([\w-]{1,30})", re.I)
+_HIGH_BYTES = bytes(range(0x80, 0x100))
+# A page of which so much is no UTF-8 is not UTF-8 with a flaw.
+_MAX_BROKEN = 0.05
+_CODE = re.compile("<(script|style|SCRIPT|STYLE)")
+_TAG = re.compile("<[^>]*>?")
+_SAMPLE_PLACES = (0.3, 0.5, 0.7)
+_SAMPLE_CHARS = 8000
 # Extraction takes time in the square of the depth: 100,000 nested tags would hold up a
 # worker for hours. Pages that people wrote are some 30 deep.
 _TOO_DEEP = "/*" * 250
+_MAX_FRAGMENT_TAGS = 5000
 
 
 def decode(body: bytes, charset: str) -> str:
     """A page's bytes as text, by the character set that fits them.
 
-    What the bytes look like decides; the HTTP header is often wrong. Bytes that fit no
-    character set become U+FFFD.
+    What the bytes look like decides; what they are said to be is often wrong, and asked
+    only where the looks say nothing. Bytes that fit no character set become U+FFFD.
 
     Args:
       body: HTML.
@@ -30,13 +46,19 @@ def decode(body: bytes, charset: str) -> str:
         # Most of the web; anything else hardly ever decodes as this by accident.
         return body.decode("utf-8")
     except UnicodeDecodeError:
-        encoding = detect_encoding(body, html5_compatible=True)
-    return bytes_to_str(
-        body,
-        encoding or charset or "utf-8",
-        errors="replace",
-        fallback_encodings=("utf-8",),
-    )
+        encoding = detect_encoding(body, html5_compatible=True) or "utf-8"
+    if encoding != "utf-8":
+        return bytes_to_str(body, encoding, errors="replace")
+    text = body.decode("utf-8", "replace")
+    num_high = len(body) - len(body.translate(None, _HIGH_BYTES))
+    if text.count("\ufffd") > _MAX_BROKEN * num_high:
+        in_html = _META_CHARSET.search(body, 0, _META_BYTES)
+        declared = in_html[1].decode("ascii") if in_html else ""
+        for name in (charset, declared):
+            known = map_encoding_to_html5(name, fallback_utf8=False)
+            if known and known != "utf-8":
+                return bytes_to_str(body, known, errors="replace")
+    return text
 
 
 def all_text(html: str) -> str:
@@ -44,15 +66,46 @@ def all_text(html: str) -> str:
     return extract_plain_text(HTMLTree.parse(html), alt_texts=False)
 
 
+def sample_text(html: str) -> str:
+    """Some of what a page shows, from three places, at a fifth of the cost of all.
+
+    Nothing is parsed: what looks like a tag is left out, and scripts and styles are.
+    """
+    shown = "".join(_without_code(html))
+    pieces = []
+    for place in _SAMPLE_PLACES:
+        start = max(0, int(place * len(shown)) - _SAMPLE_CHARS // 2)
+        piece = shown[start : start + _SAMPLE_CHARS]
+        if start and -1 < (end := piece.find(">")) < piece.find("<"):
+            piece = piece[end + 1 :]  # It began within a tag.
+        pieces.append(_TAG.sub(" ", piece))
+    # Whole texts may be written in references to characters.
+    return unescape(" ".join(pieces))
+
+
+def _without_code(html: str) -> Iterator[str]:
+    """The parts of a page between its scripts and styles."""
+    at = 0
+    while found := _CODE.search(html, at):
+        yield html[at : found.start()]
+        at = html.find(f"</{found[1]}", found.end())
+        if at < 0:
+            return
+    yield html[at:]
+
+
 def main_text(html: str) -> str:
     """A page's main content: paragraphs, each on a line of its own; may be empty.
 
     trafilatura loses least in our languages; where it finds nothing, resiliparse does.
     """
-    tree = trafilatura.load_html(html)
-    if tree is None or tree.xpath(_TOO_DEEP):
+    page, text = trafilatura.load_html(html), None
+    if page is not None:
+        if page.xpath(_TOO_DEEP):
+            return ""
+        text = trafilatura.extract(page, include_comments=False, include_tables=False)
+    elif html.count("<") > _MAX_FRAGMENT_TAGS:
         return ""
-    text = trafilatura.extract(tree, include_comments=False, include_tables=False)
     if not text:
         tree = HTMLTree.parse(html)
         text = extract_plain_text(tree, main_content=True, alt_texts=False)

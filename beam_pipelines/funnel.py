@@ -142,7 +142,8 @@ class Reading:
         covers.
       files_left: Of the last run's source, that no part is of.
       dates: Of the first and the last capture with a document, ISO 8601; or empty.
-      texts: Language and characters of each document, by its key.
+      texts: Language and characters of each usable document, by its key.
+      unusable: Keys of the others.
       drops: How many texts were dropped, by (reason, language).
       few: Some of them, by (reason, language); each with the hash that chose it.
       num_damaged: Damaged places.
@@ -155,6 +156,7 @@ class Reading:
     files_left: int = 0
     dates: tuple[str, ...] = ()
     texts: Texts = dataclasses.field(default_factory=dict)
+    unusable: set[str] = dataclasses.field(default_factory=set)
     drops: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
     few: dict[tuple[str, str], list[tuple[str, Dropped]]] = dataclasses.field(
         default_factory=dict
@@ -162,8 +164,8 @@ class Reading:
     num_damaged: int = 0
     damage: list[Damage] = dataclasses.field(default_factory=list)
 
-    def add(self, part: stores.Part) -> None:
-        """Counts what one part holds, and what its making dropped."""
+    def add(self, part: stores.Part, judge: ingest.Judge) -> None:
+        """Counts what one part holds, and what was dropped, then or by now."""
         facts = part.facts
         file = facts["path"]
         self.pages += facts["pages"]
@@ -171,16 +173,34 @@ class Reading:
         for reason, language, count in facts["drops"]:
             self.drops[reason, language] += count
         for sample in facts["samples"]:
-            item = Dropped(file=file, **sample)
-            group, name = (item.reason, item.language), f"{file}:{item.offset}"
-            _keep_few(self.few, group, name, item, _DROPPED)
+            self._show(Dropped(file=file, **sample))
         self.num_damaged += facts["num_flaws"]
         room = _DAMAGE - len(self.damage)
         self.damage.extend(Damage(file=file, **flaw) for flaw in facts["flaws"][:room])
         for row in part.rows:
-            self.texts[_document_key(row)] = row["language"], len(row["text"])
-            dates = (*self.dates, row["date"])
+            document = from_row(Document, row)
+            dates = (*self.dates, document.date)
             self.dates = min(dates), max(dates)
+            if document.key in self.texts or document.key in self.unusable:
+                continue
+            if reason := judge.reason(document):
+                self.unusable.add(document.key)
+                self.drops[reason, document.language] += 1
+                dropped = Dropped(
+                    reason=reason,
+                    language=document.language,
+                    chars=len(document.text),
+                    url=document.url,
+                    file=document.warc_file,
+                    offset=document.warc_offset,
+                )
+                self._show(dropped)
+            else:
+                self.texts[document.key] = document.language, len(document.text)
+
+    def _show(self, item: Dropped) -> None:
+        group, name = (item.reason, item.language), f"{item.file}:{item.offset}"
+        _keep_few(self.few, group, name, item, _DROPPED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +255,7 @@ def read_funnel(root: str) -> Funnel:
     candidates = _stage(store, "candidates", Candidate, notes)
     scores = _stage(store, "scores", Score, notes)
 
-    reading = _read_documents(documents, root, notes)
+    reading = _read_documents(documents, root, recipe, notes)
     texts, steps = reading.texts, []
     final = dict.fromkeys(texts, "")
     if reading.files:
@@ -359,13 +379,15 @@ def _text_key(key: str) -> str:
     return key.rpartition(":")[0]
 
 
-def _read_documents(stage: stores.Stage, root: str, notes: list[str]) -> Reading:
+def _read_documents(
+    stage: stores.Stage, root: str, recipe: Recipe, notes: list[str]
+) -> Reading:
     """The parts of the last run's source; a recipe's source may have changed."""
     snapshot = _newest(root, "snapshots", "*.json")
     content = stores.read_json(snapshot) if snapshot else {"files": [], "index": []}
     listed, by_index = content["files"], bool(content["index"])
     names = stores.part_names(stage)
-    reading = Reading()
+    reading, judge = Reading(), ingest.Judge(recipe)
     kept = [] if listed else names
     parts = ingest.by_path(names)
     for path, size in listed:
@@ -376,7 +398,7 @@ def _read_documents(stage: stores.Stage, root: str, notes: list[str]) -> Reading
         reading.files_left += not mine
     for name in kept:
         part = stores.read_part(FileSystems.join(stage.folder, name))
-        reading.add(part)
+        reading.add(part, judge)
     if num_others := len(names) - len(kept):
         notes.append(f"Left out: {num_others} parts of files outside the last source.")
     sizes = Counter({path: size or 0 for path, size in listed})

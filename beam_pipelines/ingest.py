@@ -17,7 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import PBegin, PCollection
 
-from beam_pipelines import extract, language, members, quality, warc
+from beam_pipelines import extract, language, members, quality, scrub, warc
 from beam_pipelines import store as stores
 from beam_pipelines.crawl import captures_in, file_size, path_key, read_exactly, runs
 from beam_pipelines.recipe import Recipe
@@ -30,7 +30,7 @@ _SAMPLES = 3
 _MAX_FLAWS = 1000
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Drop:
     """A text that is no document, and why.
 
@@ -49,32 +49,38 @@ def documents_of(page: Page, recipe: Recipe) -> list[Document | Drop]:
     """What becomes of a page: its documents, and the reasons for what is dropped.
 
     The cheapest checks come first, since nineteen of twenty pages fall at them.
+    Documents are measured here and judged later, by `Judge`: a threshold can be
+    changed without a new crawl.
     """
-    languages, limits = recipe.languages, recipe.documents
+    languages = recipe.languages
     if language.declared_elsewhere(page.languages, languages):
-        return [Drop(reason="declared_elsewhere", language="", chars=0)]
+        return [Drop("declared_elsewhere", "", 0)]
     is_html = page.content_type != "text/plain"
     source = extract.decode(page.body, page.charset)
+    if is_html and (reason := language.glance(extract.sample_text(source), languages)):
+        return [Drop(reason, "", len(source))]
     whole = extract.all_text(source) if is_html else source
     if not whole.strip():
-        return [Drop(reason="no_text", language="", chars=0)]
+        return [Drop("no_text", "", 0)]
     if reason := language.gate(whole, languages):
-        return [Drop(reason=reason, language="", chars=len(whole))]
+        return [Drop(reason, "", len(whole))]
     text = extract.tidy(extract.main_text(source) if is_html else whole)
     if not text:
-        return [Drop(reason="no_main_text", language="", chars=0)]
+        return [Drop("no_main_text", "", 0)]
     verdict = language.verdict(text, languages)
     if verdict.reason:
-        return [Drop(reason=verdict.reason, language="", chars=len(text))]
-    code = verdict.language
-    if verdict.score < limits.min_language_score:
-        return [Drop(reason="mixed_language", language=code, chars=len(text))]
+        return [Drop(verdict.reason, "", len(text))]
+    robots = scrub.robots(source, page.robots) if is_html else ()
+    license_url = scrub.license(source) if is_html else ""
     results: list[Document | Drop] = []
-    for number, piece in enumerate(quality.pieces(text, limits)):
-        checks = quality.measure(piece, code)
-        if reason := quality.drop_reason(checks, code, limits):
-            results.append(Drop(reason=reason, language=code, chars=len(piece)))
+    for number, piece in enumerate(quality.pieces(text, recipe.documents)):
+        if len(piece) < recipe.documents.min_chars:
+            drop = Drop("too_short", verdict.language, len(piece))
+            results.append(drop)
             continue
+        # What is personal is gone before anything is kept.
+        masked, found = scrub.mask(piece)
+        checks = quality.measure(masked, verdict.language, page.url, verdict.score)
         document = Document(
             id=f"{page.id}.{number}" if number else page.id,
             url=page.url,
@@ -84,15 +90,29 @@ def documents_of(page: Page, recipe: Recipe) -> list[Document | Drop]:
             warc_offset=page.warc_offset,
             warc_length=page.warc_length,
             digest=page.digest,
-            language=code,
+            language=verdict.language,
             language_score=round(verdict.score, 4),
-            text=piece,
-            robots=(),
-            license="",
-            checks={name: round(value, 4) for name, value in checks.items()},
+            text=masked,
+            robots=robots,
+            license=license_url,
+            checks=checks | {f"masked_{kind}": float(n) for kind, n in found.items()},
         )
         results.append(document)
     return results
+
+
+class Judge:
+    """Says why a document goes no further, by the recipe as it is now."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._quality = recipe.quality
+        self._left_out = scrub.LeaveOut(recipe.source.leave_out)
+
+    def reason(self, document: Document) -> str | None:
+        """The first rule that it breaks; None if it breaks none."""
+        if self._left_out.covers(document.url):
+            return "left_out"
+        return quality.drop_reason(document.checks, document.language, self._quality)
 
 
 def registered_domain(url: str) -> str:
@@ -186,13 +206,29 @@ def _covered(name: str) -> tuple[int, int, int]:
 
 
 class ReadDocuments(beam.PTransform):
-    """The documents of a recipe's source, from the store or newly read."""
+    """The documents of a recipe's source, from the store or newly read.
 
-    def __init__(self, recipe: Recipe, store: stores.Store, snapshot: str) -> None:
+    Args:
+      recipe: Names the source.
+      store: Where parts are found and committed.
+      snapshot: Path of the list of files and parts.
+      with_stored: Whether documents are wanted that the store has already; not, where
+        nothing follows.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: stores.Store,
+        snapshot: str,
+        *,
+        with_stored: bool = True,
+    ) -> None:
         super().__init__()
         self._recipe = recipe
         self._store = store
         self._snapshot = snapshot
+        self._with_stored = with_stored
 
     def expand(self, pipeline: PBegin) -> PCollection[Document]:
         stage = self._store.documents
@@ -213,6 +249,8 @@ class ReadDocuments(beam.PTransform):
             read = beam.ParDo(ReadWarc(commit.root, commit))
         # Runners that redistribute no splits have pieces to spread all the same.
         newly = plan.read | "Spread" >> beam.Reshuffle() | "ReadWarc" >> read
+        if not self._with_stored:
+            return newly
         stored = (
             plan[STORED]
             | "SpreadParts" >> beam.Reshuffle()

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import functools
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -19,7 +19,7 @@ from beam_pipelines.dedup import RemoveDuplicates
 from beam_pipelines.diversify import SpreadOverTopics
 from beam_pipelines.evaluate import ScoreCandidates
 from beam_pipelines.generate import GenerateInstructions
-from beam_pipelines.ingest import ReadDocuments
+from beam_pipelines.ingest import Judge, ReadDocuments
 from beam_pipelines.recipe import Evaluator, Recipe
 from beam_pipelines.schema import Candidate, Document, Example, Score
 from beam_pipelines.store import Resume, Store, forget_unread, take_snapshot
@@ -69,6 +69,7 @@ class Path:
         self._pipeline = pipeline
         self._recipe = recipe
         self._store = store
+        self._until = until
         self._languages = languages or recipe.languages
         speed = pipeline.options.view_as(SpeedOptions)
         self._batch_size = speed.engine_batch_size
@@ -88,15 +89,24 @@ class Path:
 
     @functools.cached_property
     def documents(self) -> PCollection[Document]:
-        """One document per text."""
-        stage = self._store.documents
-        wanted = frozenset(self._languages)
+        """Every document of the source, measured and not judged."""
+        return self._pipeline | "Read" >> ReadDocuments(
+            self._recipe,
+            self._store,
+            self._snapshot,
+            with_stored=self._until != "documents",
+        )
+
+    @functools.cached_property
+    def unique(self) -> PCollection[Document]:
+        """One usable document per text."""
+        folder, wanted = self._store.documents.folder, frozenset(self._languages)
         return (
-            self._pipeline
-            | "Read" >> ReadDocuments(self._recipe, self._store, self._snapshot)
+            self.documents
             | "Wanted" >> beam.Filter(lambda document: document.language in wanted)
+            | "Judge" >> beam.ParDo(_Usable(self._recipe))
             | "RemoveDuplicates"
-            >> RemoveDuplicates(FileSystems.join(stage.folder, "duplicates.json"))
+            >> RemoveDuplicates(FileSystems.join(folder, "duplicates.json"))
         )
 
     @functools.cached_property
@@ -110,7 +120,7 @@ class Path:
             f"generator-{self._run}",
             self._batch_size,
         )
-        return self.documents | "Generate" >> Resume(
+        return self.unique | "Generate" >> Resume(
             self._store.candidates,
             self._snapshot,
             generate,
@@ -173,6 +183,23 @@ def to_features(example: Example) -> tuple[str, dict[str, Any]]:
 
 def _depth(until: str) -> int:
     return len(STAGES) if until == "examples" else STAGES.index(until) + 1
+
+
+class _Usable(beam.DoFn):
+    """The documents that the recipe's thresholds and lists let through."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    def setup(self) -> None:
+        # A long list of what to leave out is read by each worker, not sent to it.
+        self._judge = Judge(self._recipe)
+
+    def process(self, document: Document) -> Iterator[Document]:
+        reason = self._judge.reason(document)
+        Metrics.counter("documents", reason or "usable").inc()
+        if reason is None:
+            yield document
 
 
 def _is_kept(score: Score, settings: Evaluator) -> bool:

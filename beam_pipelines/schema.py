@@ -87,7 +87,7 @@ class Page:
       languages: ISO 639-3 codes that the crawl declares, main language first.
       content_type: MIME type; `text/plain` says that `body` is WET text.
       charset: As the HTTP header declares it, or empty.
-      robots: The `X-Robots-Tag` header as served; empty if there was none.
+      robots: The `X-Robots-Tag` headers as served, a line each; or empty.
       body: HTML or UTF-8 text, its transfer encodings undone.
     """
 
@@ -121,8 +121,8 @@ class Document:
       language: A key of `LANGUAGES`.
       language_score: Probability, in [0, 1].
       text: UTF-8, NFC; paragraphs separated by a blank line.
-      robots: What the page asks of crawlers in its header and its HTML, of `noindex`,
-        `noai` and `noimageai`, in order.
+      robots: What the page asks of crawlers in its header and its HTML: of `noindex`,
+        `noai`, `noimageai` and `tdm-reservation`, in this order.
       license: The Creative Commons licence that the page names, as its URL; or empty.
       checks: Name of every quality rule that was measured, and its value.
       duplicates: The size of its group of near duplicates, exact copies and itself

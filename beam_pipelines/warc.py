@@ -1,7 +1,7 @@
 """WARC and WET files: their records as pages, and a splittable source of them.
 
-Members are found and inflated by `members`; what is inside a wanted one is parsed by
-warcio. A byte range owns the records whose first byte lies in it, so any set of ranges
+Members are found and inflated by `members`; of what is inside, only wanted records are
+parsed. A byte range owns the records whose first byte lies in it, so any set of ranges
 that covers a file reads each of its records once.
 """
 
@@ -9,8 +9,9 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import apache_beam as beam
@@ -21,8 +22,6 @@ from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTr
 from isal import isal_zlib
 from warcio.bufferedreaders import ChunkedDataReader
 from warcio.exceptions import ArchiveLoadFailed
-from warcio.recordloader import ArcWarcRecord, ArcWarcRecordLoader
-from warcio.statusandheaders import StatusAndHeadersParserException
 
 from beam_pipelines import members
 from beam_pipelines.members import (
@@ -42,13 +41,14 @@ from beam_pipelines.schema import Page
 MAX_HEADER_BYTES = 64 << 10
 SPLIT_BYTES = 256 << 20
 _RECORD_START = b"\r\n\r\nWARC/"
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?=\r\n)", re.I)
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_VERSIONS = ("WARC/1.0", "WARC/1.1", "WARC/0.17", "WARC/0.18")
 _HTML = ("text/html", "application/xhtml+xml")
 
-# What warcio raises on records that it cannot read; the last two are its own slips on
-# records that end early.
+# What records that cannot be read raise: in warcio's chunks, in JSON of another form.
 _PARSE_ERRORS = (
     ArchiveLoadFailed,
-    StatusAndHeadersParserException,
     EOFError,
     ValueError,
     AttributeError,
@@ -166,7 +166,9 @@ def page_of(content: bytes, warc_file: str, offset: int) -> Page | Flaw | None:
         found = list(_member_pages(member, warc_file, offset))
     except Unreadable as error:
         return Flaw(offset=offset, reason=error.reason, detail=error.detail)
-    return next((item for item in found if isinstance(item, (Page, Flaw))), None)
+    told = [item for item in found if isinstance(item, (Page, Flaw))]
+    # A flaw beside the page has not cost it.
+    return min(told, key=lambda item: isinstance(item, Flaw), default=None)
 
 
 @dataclasses.dataclass(slots=True)
@@ -215,8 +217,6 @@ def _annotated(
             yield item
         elif isinstance(item, Page):
             page = item
-    if page is not None:
-        yield page
 
 
 def _gzip_pages(window: Window, warc_file: str, at: int) -> Iterator[_Found]:
@@ -243,6 +243,9 @@ def _member_pages(member: Member, warc_file: str, offset: int) -> Iterator[_Foun
         detail = f"the member begins with {member.payload[:12]!r}"
         yield Flaw(offset=offset, reason="not_warc", detail=detail)
         return
+    if _is_one_record(member.payload):
+        yield _parse(member.payload, warc_file, offset, member.stop - offset)
+        return
     records = []
     try:
         for _, record in _split_records(io.BytesIO(member.payload), 0, strict=False):
@@ -254,6 +257,16 @@ def _member_pages(member: Member, warc_file: str, offset: int) -> Iterator[_Foun
         yield _single_member(offset, f"{len(records):,} records share one gzip member")
     for record in records:
         yield _parse(record, warc_file, offset, member.stop - offset)
+
+
+def _is_one_record(payload: bytes) -> bool:
+    """Whether a payload is a record as its header describes it, and nothing else.
+
+    Nearly all are; the others are read line by line.
+    """
+    end = payload.find(b"\r\n\r\n", 0, MAX_HEADER_BYTES)
+    lengths = _CONTENT_LENGTH.findall(payload, 0, end + 2) if end >= 0 else []
+    return len(lengths) == 1 and payload[end + 4 + int(lengths[0]) :] == b"\r\n\r\n"
 
 
 def _single_member(offset: int, detail: str) -> Flaw:
@@ -374,15 +387,52 @@ def _parse(record: bytes, warc_file: str, offset: int, length: int) -> _Found:
     if kind not in (b"response", b"conversion", b"metadata"):
         return _Other(offset)
     try:
-        parsed = ArcWarcRecordLoader().parse_record_stream(io.BytesIO(record))
+        version, fields, start = _head(record, 0)
+        if version not in _VERSIONS:
+            raise Unreadable("unparsable", f"its first line is {version[:40]!r}")
+        declared = fields.get("content-length", "")
+        stop = start + int(declared) if declared.isdecimal() else len(record)
+        block = slice(start, stop)
         if kind == b"metadata":
-            return _note(parsed, offset)
-        return _page(parsed, warc_file, offset, length) or _Other(offset)
+            return _note(fields, record[block], offset)
+        is_text = kind == b"conversion"
+        page = _page(fields, record, block, warc_file, offset, length, is_text)
+        return page or _Other(offset)
     except Unreadable as error:
         return Flaw(offset=offset, reason=error.reason, detail=error.detail)
     except _PARSE_ERRORS as error:
         detail = f"{type(error).__name__}: {error}"
         return Flaw(offset=offset, reason="unparsable", detail=detail)
+
+
+def _head(data: bytes, start: int) -> tuple[str, dict[str, str], int]:
+    """First line, fields by lower-case name, and where what they describe begins.
+
+    This is WARC's form and HTTP's. Of fields with one name the first counts.
+
+    Raises:
+      Unreadable: The blank line does not come.
+    """
+    end = _HEAD_END.search(data, start, start + MAX_HEADER_BYTES)
+    if end is None and len(data) - start > MAX_HEADER_BYTES:
+        raise Unreadable("endless_header", f"over {MAX_HEADER_BYTES:,} bytes")
+    head = data[start : end.start() if end else None]
+    try:
+        first, *lines = head.decode().split("\n")
+    except UnicodeDecodeError:
+        first, *lines = head.decode("latin-1").split("\n")
+    fields: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        if line[:1] in (" ", "\t"):  # A field that goes on.
+            fields[name] = f"{fields.get(name, '')} {line.strip()}"
+            continue
+        name, _, value = line.partition(":")
+        name = name.strip().lower()
+        if name == "x-robots-tag" and name in fields:  # Each is for another crawler.
+            fields[name] += f"\n{value.strip()}"
+        fields.setdefault(name, value.strip())
+    return first.strip(), fields, end.end() if end else len(data)
 
 
 def _warc_type(record: bytes) -> bytes:
@@ -393,31 +443,52 @@ def _warc_type(record: bytes) -> bytes:
 
 
 def _page(
-    record: ArcWarcRecord, warc_file: str, offset: int, length: int
+    fields: Mapping[str, str],
+    record: bytes,
+    block: slice,
+    warc_file: str,
+    offset: int,
+    length: int,
+    is_text: bool,
 ) -> Page | None:
-    """The record as a page, or None if it holds no text for us."""
-    header = record.rec_headers.get_header
-    is_text = record.rec_type == "conversion"
+    """The record as a page, or None if it holds no text for us.
+
+    Args:
+      fields: Of the record.
+      record: Its bytes.
+      block: Where in them its content lies; the page's body is copied only once.
+      warc_file: See `Page`.
+      offset: See `Page`.
+      length: See `Page`.
+      is_text: Whether it is of a WET file.
+    """
     content_type, charset, robots = "text/plain", "utf-8", ""
+    http: Mapping[str, str] = {}
+    url = fields.get("warc-target-uri", "").strip("<>")
     if not is_text:
-        if record.http_headers is None or record.http_headers.get_statuscode() != "200":
+        if not url.startswith(("http:", "https:")):
             return None
-        declared = record.http_headers.get_header("Content-Type") or ""
-        content_type, _, parameters = declared.lower().partition(";")
-        content_type = header("WARC-Identified-Payload-Type") or content_type.strip()
+        status, http, start = _head(record, block.start)
+        block = slice(start, block.stop)
+        if not status.startswith("HTTP/"):
+            raise Unreadable("unparsable", f"its HTTP begins with {status[:40]!r}")
+        if status.split()[1:2] != ["200"]:
+            return None
+        declared = http.get("content-type", "").lower()
+        content_type, _, parameters = declared.partition(";")
+        content_type = fields.get("warc-identified-payload-type", content_type.strip())
         if content_type not in _HTML:
             return None
         _, _, charset = parameters.partition("charset=")
-        robots = record.http_headers.get_header("X-Robots-Tag") or ""
-    url = header("WARC-Target-URI") or ""
-    date = header("WARC-Date") or ""
-    digest = header("WARC-Payload-Digest") or header("WARC-Block-Digest") or ""
+        robots = http.get("x-robots-tag", "")
+    date = fields.get("warc-date", "")
+    digest = fields.get("warc-payload-digest") or fields.get("warc-block-digest", "")
     # A WET record has an id of its own; the page's makes WET and WARC agree.
-    own = header("WARC-Refers-To") if is_text else header("WARC-Record-ID")
-    languages = header("WARC-Identified-Content-Language") or ""
+    own = fields.get("warc-refers-to" if is_text else "warc-record-id", "")
+    languages = fields.get("warc-identified-content-language", "")
     return Page(
         id=_uuid(own) or _derived_id(url, date, digest),
-        url=url.strip("<>"),
+        url=url,
         date=date,
         warc_file=warc_file,
         warc_offset=offset,
@@ -427,14 +498,14 @@ def _page(
         content_type=content_type,
         charset=charset.strip(" \"'"),
         robots=robots,
-        body=record.raw_stream.read() if is_text else _body(record),
+        body=_decoded(http, record[block]),
     )
 
 
-def _note(record: ArcWarcRecord, offset: int) -> _Note | _Other:
+def _note(fields: Mapping[str, str], block: bytes, offset: int) -> _Note | _Other:
     """What Common Crawl's metadata record says of the page before it."""
-    page_id = _uuid(record.rec_headers.get_header("WARC-Concurrent-To"))
-    for line in record.raw_stream.read(MAX_HEADER_BYTES).splitlines():
+    page_id = _uuid(fields.get("warc-concurrent-to", ""))
+    for line in block[:MAX_HEADER_BYTES].splitlines():
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"languages-cld2":
             detected = json.loads(value)
@@ -447,19 +518,17 @@ def _note(record: ArcWarcRecord, offset: int) -> _Note | _Other:
     return _Other(offset)
 
 
-def _body(record: ArcWarcRecord) -> bytes:
+def _decoded(http: Mapping[str, str], body: bytes) -> bytes:
     """The HTTP payload with its encodings undone, if it has those it declares.
 
     Raises:
       Unreadable: It is brotli and damaged, or too large.
     """
-    stream = record.raw_stream
-    headers = record.http_headers
-    if (headers.get_header("Transfer-Encoding") or "").lower() == "chunked":
+    if http.get("transfer-encoding", "").lower() == "chunked":
         # Passes on what is not chunked although it says so.
-        stream = ChunkedDataReader(stream)
-    body = stream.read(members.MAX_RECORD_BYTES)
-    encoding = (headers.get_header("Content-Encoding") or "").strip().lower()
+        chunked = ChunkedDataReader(io.BytesIO(body))
+        body = chunked.read(members.MAX_RECORD_BYTES)
+    encoding = http.get("content-encoding", "").lower()
     if encoding == "br":
         return _unbrotli(body)
     if encoding in ("gzip", "x-gzip", "deflate"):
@@ -499,8 +568,8 @@ def _unbrotli(body: bytes) -> bytes:
     return inflated
 
 
-def _uuid(urn: str | None) -> str:
-    return (urn or "").strip("<> ").removeprefix("urn:uuid:")
+def _uuid(urn: str) -> str:
+    return urn.strip("<> ").removeprefix("urn:uuid:")
 
 
 def _derived_id(url: str, date: str, digest: str) -> str:

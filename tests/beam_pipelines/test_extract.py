@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import random
+import time
 import unicodedata
 from pathlib import Path
 
@@ -61,6 +62,31 @@ def test_a_page_is_decoded_as_what_it_is_whatever_its_header_says(
     assert decoded.lstrip("\ufeff") == html
 
 
+KOREAN = (
+    "겨울이 오기 전에 김치를 담그려면 배추를 하루 동안 소금물에 절여 두어야 합니다. "
+)
+
+
+@pytest.mark.parametrize("how", ["header", "meta"])
+@pytest.mark.parametrize(
+    ("text", "charset"), [(KOREAN, "euc-kr"), (TURKISH, "iso-8859-9")]
+)
+def test_a_page_that_looks_like_nothing_is_what_it_says(
+    text, charset, how, monkeypatch
+):
+    monkeypatch.setattr(extract, "detect_encoding", lambda *_, **__: "utf-8")
+    meta = f'<meta charset="{charset}">' if how == "meta" else ""
+    body = f"<html><head>{meta}</head><p>{text}".encode(charset)
+    header = charset if how == "header" else ""
+    assert text.rstrip() in decode(body, header)
+
+
+def test_a_flaw_in_utf_8_does_not_make_it_another_character_set(monkeypatch):
+    monkeypatch.setattr(extract, "detect_encoding", lambda *_, **__: "utf-8")
+    body = (THAI * 5).encode() + b"\xff" + (THAI * 5).encode()
+    assert decode(body, "iso-8859-1") == f"{THAI * 5}\ufffd{THAI * 5}"
+
+
 def test_bytes_that_fit_no_character_set_are_replaced():
     rng = random.Random(0)
     body = bytearray((TURKISH * 20).encode())
@@ -101,6 +127,57 @@ def test_all_text_is_what_a_page_shows():
         assert shown in text
     for hidden in ("color", "siri", "Picha", "&nbsp;", "<"):
         assert hidden not in text
+
+
+def test_a_sample_is_text_from_the_middle_and_no_code():
+    words = [f"neno{n}" for n in range(4000)]
+    shown = "".join(f"<p class='x{word}y'>{word}</p>" for word in words)
+    code = "<script>var neno='code';</script><STYLE>.code{}</STYLE>" * 200
+    sample = extract.sample_text(f"<html><body>{code}{shown}{code}</body></html>")
+    assert "code" not in sample
+    assert "<" not in sample and ">" not in sample
+    found = sample.split()
+    assert set(found) <= set(words)
+    assert found[0] > "neno1" and "neno2000" in found and len(found) > 500
+
+
+def test_a_sample_of_a_short_page_is_all_of_it():
+    html = "<body><p>Maji ni uhai.</p><script>if (a<b) {}</script><p>Kesho.</p>"
+    words = set("Maji ni uhai. Kesho.".split())
+    assert set(extract.sample_text(html).split()) == words
+
+
+def test_a_sample_reads_references_to_characters():
+    html = "".join(f"&#{ord(letter)};" for letter in THAI)
+    assert THAI[:20] in extract.sample_text(html)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "",
+        "<",
+        "<" * 10**6,
+        "<script>" * 10**5,
+        "<script></script>" * 10**5,
+        "&#x" * 10**5,
+    ],
+    ids=lambda html: f"{html[:9]}...",
+)
+def test_a_sample_of_anything_costs_little(html):
+    started = time.process_time()
+    extract.sample_text(html)
+    assert time.process_time() - started < 1
+
+
+def test_a_page_nested_without_end_has_no_main_text_and_takes_no_time():
+    depth = 50_000
+    text = "Serikali imetangaza mpango mpya wa maji safi kwa kijiji. " * 20
+    started = time.process_time()
+    assert main_text("<div>" * depth + text + "</div>" * depth) == ""
+    assert time.process_time() - started < 5
+    shallow = "<div>" * 60 + f"<p>{text}</p><p>{text}</p>" + "</div>" * 60
+    assert main_text(f"<html><body>{shallow}</body></html>")
 
 
 @pytest.mark.parametrize("code", LANGUAGES)

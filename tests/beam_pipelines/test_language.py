@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import langdetect
 import pytest
 
 from beam_pipelines import language
-from beam_pipelines.language import Verdict, gate, script_counts, verdict
+from beam_pipelines.language import Verdict, gate, glance, script_counts, verdict
 from beam_pipelines.schema import LANGUAGES
 
 ROOT = Path(__file__).parents[2]
@@ -231,14 +232,23 @@ def test_verdicts_are_the_same_in_any_order_and_again():
         assert decide(text) == {**expected, **short}[text]
 
 
-def test_verdicts_are_the_same_in_another_process():
+def test_verdicts_are_the_same_in_threads_of_another_process_that_load_models_once():
     texts = [text[:60] for _, text in [*OURS[::9], *NEIGHBOURS[::9]]]
     program = (
         "import json, sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
         "from beam_pipelines import language\n"
         "texts = json.load(sys.stdin)[::-1]\n"
-        "found = [language.verdict(t, language.LANGUAGES) for t in texts][::-1]\n"
-        "print(json.dumps([[f.language, f.score, f.reason] for f in found]))"
+        "load, loads = language.LanguageIdentifier.from_model_file, []\n"
+        "def count(*args, **kwargs):\n"
+        "    loads.append(args)\n"
+        "    return load(*args, **kwargs)\n"
+        "language.LanguageIdentifier.from_model_file = count\n"
+        "decide = lambda text: language.verdict(text, language.LANGUAGES)\n"
+        "with ThreadPoolExecutor(4) as threads:\n"
+        "    found = list(threads.map(decide, texts))[::-1]\n"
+        "found = [[f.language, f.score, f.reason] for f in found]\n"
+        "print(json.dumps([len(loads), found]))"
     )
     output = subprocess.run(
         [sys.executable, "-c", program],
@@ -249,7 +259,36 @@ def test_verdicts_are_the_same_in_another_process():
         cwd=ROOT,
     ).stdout
     here = [verdict(text, LANGUAGES) for text in texts]
-    assert json.loads(output) == [[f.language, f.score, f.reason] for f in here]
+    num_loads, found = json.loads(output)
+    assert num_loads == 1
+    assert found == [[f.language, f.score, f.reason] for f in here]
+
+
+def test_a_glance_turns_away_nothing_of_ours():
+    for code, text in OURS:
+        for start in range(0, len(text), 500):
+            assert glance(text[start : start + 1000], [code]) is None, text
+
+
+def test_a_glance_turns_away_most_of_what_is_not_ours():
+    english = "The river rises in the hills and reaches the sea after forty miles. " * 9
+    assert glance(english, LANGUAGES) == "other_language"
+    assert glance("Река начинается в горах и впадает в море. " * 20, LANGUAGES) == (
+        "other_script"
+    )
+    away = [bool(glance(text, LANGUAGES)) for _, text in NEIGHBOURS]
+    assert sum(away) > len(away) / 2
+
+
+def test_a_glance_lets_pass_what_holds_a_little_of_ours_or_too_little_to_tell():
+    english = "The river rises in the hills and reaches the sea after forty miles. "
+    swahili = dict(OURS)["sw"][:400]
+    assert glance(english * 60 + swahili, ["sw"]) == "other_language"
+    assert glance(english * 10 + swahili, ["sw"]) is None
+    assert glance(english * 10 + swahili, ["fi"]) == "other_language"
+    assert glance(english * 4, ["sw"]) is None  # Less than 300 letters.
+    thai = dict(OURS)["th"][:300]
+    assert glance(english * 10 + thai, ["th"]) is None
 
 
 def test_the_gate_looks_at_the_middle_and_the_verdict_at_the_beginning():
@@ -272,34 +311,190 @@ def test_middle_is_in_the_middle(num_chars, max_chars, expected):
     assert language.middle(text, max_chars) == expected
 
 
-# Neighbours by words.
+# Three detectors.
+
+# Languages that langdetect does not know, and what it takes them for.
+STRANGERS = {
+    "Kurdish": (
+        "tr",
+        "Îro sibehê zarok bi dê û bavê xwe re çûne nav baxçeyê û li wir bi hev re "
+        "lîstin. Piştî nîvro baran barî û hemû vegeriyan malê, li ber sobeyê rûniştin.",
+        "other_language",
+    ),
+    "Crimean Tatar": (
+        "tr",
+        "Bugün sabah balalar babasınen beraber bağçağa bardılar. Soñra yağmur yağıp "
+        "başladı ve olar episi evge qayttılar, pençereniñ yanında oturıp çay içtiler.",
+        "other_language",
+    ),
+    "Yoruba": (
+        "vi",
+        "Ní òwúrọ̀ yìí, àwọn ọmọdé lọ sí oko pẹ̀lú bàbá wọn láti gbin àgbàdo. "
+        "Lẹ́yìn náà ni òjò bẹ̀rẹ̀ sí rọ̀, wọ́n sì sáré padà sí ilé.",
+        "other_language",
+    ),
+    "Malay": (
+        "id",
+        "Syarikat itu mahu membina sebuah universiti di bandar kerana ramai pelajar "
+        "tinggal di situ.",
+        "malay",
+    ),
+    "Minangkabau": (
+        "id",
+        "Patang urang kampuang pai ka pasa mambali lado jo bareh. Sudah tu inyo pulang "
+        "ka rumah, indak lamo hari pun hujan labek.",
+        "minangkabau",
+    ),
+    "Banjar": (
+        "id",
+        "Kamarian urang kampung tulak ka pasar manukar iwak wan banyu. Imbah nitu inya "
+        "bulik ka rumah, kada lawas hujan labat.",
+        "minangkabau",
+    ),
+    "Western Punjabi": (
+        "ur",
+        "اج سویرے نیانے اپنے پیو نال کھیت وچ گئے تے دوپہر نوں گھر مڑ آئے۔",
+        "punjabi",
+    ),
+    "Saraiki": (
+        "ur",
+        "اڄ سویرے ٻال آپݨے پیو نال کھیت ڳئے ہن۔ ول مینہ وسݨ لڳ پیا تے او گھر ول آئے۔",
+        "other_alphabet",
+    ),
+    "Meitei": (
+        "bn",
+        "ঐখোয় ঙসি অয়ুক ইমা অমসুং ইপাগা লোয়ননা লৌবুক চৎখি। মতুংদা নোং চুরকপদগী মখোয় য়ুমদা হল্লকখি।",
+        "meitei",
+    ),
+    "Bhojpuri": (
+        "hi",
+        "आज सबेरे लइका लोग अपना बाबूजी के साथे खेत में गइल रहल। ओकरा बाद बरखा होखे "
+        "लागल, त ऊ सभ घरे लवट आइल।",
+        "other_language",
+    ),
+}
 
 
-def test_a_neighbour_is_seen_if_its_words_are_more_and_the_text_is_long_enough():
-    filler = ["rumah"] * 40
+@pytest.mark.parametrize("name", STRANGERS)
+def test_a_language_that_langdetect_does_not_know_is_seen_in_a_few_sentences(name):
+    taken_for, text, reason = STRANGERS[name]
+    assert alone(text) == taken_for
+    found = verdict(text, LANGUAGES)
+    assert (found.language, found.reason) == ("", reason)
+
+
+def alone(text: str) -> str:
+    """What langdetect says, which every verdict leaves loaded and with its seed."""
+    decided()
+    return langdetect.detect_langs(text[:2000])[0].lang
+
+
+def test_no_beginning_of_a_page_is_lost_that_langdetect_gets_right():
+    for num_chars in (100, 500):
+        beginnings = [(code, text[:num_chars]) for code, text in OURS]
+        right = [(code, text) for code, text in beginnings if alone(text) == code]
+        assert len(right) >= 0.95 * len(OURS)
+        lost = [
+            text for code, text in right if verdict(text, LANGUAGES).language != code
+        ]
+        assert lost == []
+
+
+class Fixed:
+    """Stands for py3langid: gives each of some languages a probability."""
+
+    def __init__(self, **probabilities: float):
+        self._ranking = list(probabilities.items())
+
+    def rank(self, text: str) -> list[tuple[str, float]]:
+        return self._ranking
+
+
+@pytest.mark.parametrize(
+    ("guess", "second", "accepted"),
+    [
+        ("id", Fixed(id=0.2), True),
+        ("id", Fixed(ms=0.9, id=0.19), True),
+        ("ms", Fixed(jv=0.8, ms=0.1, id=0.1), True),
+        ("id", Fixed(jv=0.9, id=0.19), False),
+        ("id", Fixed(), False),
+        ("jw", Fixed(id=1.0), False),
+        ("", Fixed(id=1.0), False),
+    ],
+)
+def test_both_other_detectors_must_allow_the_language(
+    guess, second, accepted, monkeypatch
+):
+    text = next(text for code, text in OURS if code == "id")
+    monkeypatch.setattr(language, "fast_guess", lambda text, best_effort: guess)
+    monkeypatch.setattr(language, "_identifier", lambda: second)
+    reason = "" if accepted else "other_language"
+    assert verdict(text, LANGUAGES).reason == reason
+
+
+def test_the_fast_detector_reads_plain_text():
+    text = next(text for code, text in OURS if code == "fi")
+    assert language.fast_guess(f"<{text[:400]}>") == "fi"
+    # What it raises on costs the character, not the text.
+    assert language.fast_guess(f"\x00{text[:400]}\ud800") == "fi"
+
+
+def test_the_fast_detector_names_a_likely_language_if_it_must():
+    for text, likely in [("Tk Tk Tk", True), ("", False), ("2026", False)]:
+        assert language.fast_guess(text) == ""
+        assert bool(language.fast_guess(text, best_effort=True)) is likely
+
+
+# Neighbours by letters and words.
+
+
+def test_a_neighbour_is_seen_if_its_words_outnumber_those_of_the_language():
     for theirs, ours, expected in [
         (["kerana"], [], "malay"),
         (["kerana"], ["karena"], None),
-        (["kerana", "wang"], ["uang"], "malay"),
+        (["kerana", "sahaja"], ["uang"], "malay"),
         ([], ["karena"], None),
         ([], [], None),
+        (["indak", "nan"], ["yang"], "minangkabau"),
+        (["indak"], ["yang"], None),
     ]:
-        words = (theirs + ours + filler)[:40]
-        assert language.unseen_neighbour(" ".join(words), "id") == expected
-        assert language.unseen_neighbour(" ".join(words[:39]), "id") is None
-        assert language.unseen_neighbour(" ".join(words), "vi") is None
-    shouted = " ".join(["(KERANA,", "“rumah”", *filler])
-    assert language.unseen_neighbour(shouted, "id") == "malay"
+        text = " ".join([*theirs, *ours, *["rumah"] * 9])
+        assert language.unseen_neighbour(text, "id") == expected
+        assert language.unseen_neighbour(text, "vi") is None
+    assert language.unseen_neighbour("(KERANA, “rumah”", "id") == "malay"
 
 
-def test_malay_and_indonesian_pages_are_told_apart_by_their_words():
+@pytest.mark.parametrize("ya", ["\u09df", "\u09af\u09bc"], ids=ascii)
+def test_a_neighbour_is_seen_however_its_letters_are_composed(ya):
+    assert language.unseen_neighbour(f"মখো{ya}", "bn") == "meitei"
+
+
+def test_letters_that_the_alphabet_lacks_tell_above_their_share():
+    for num_foreign, expected in [(2, None), (3, "other_alphabet")]:
+        text = "ক" * (1000 - num_foreign) + "ৰ" * num_foreign
+        assert language.unseen_neighbour(text, "bn") == expected
+    assert language.unseen_neighbour("ৰ" * 9, "hi") is None
+
+
+def test_pages_of_kin_are_told_apart_by_their_words():
+    kin = {"ms": "id", "pnb": "ur", "mai": "hi"}
+    names = {"ms": "malay", "pnb": "punjabi", "mai": "bhojpuri"}
     for code, text in [*OURS, *NEIGHBOURS]:
-        if code in ("id", "ms"):
-            seen = language.unseen_neighbour(text, "id")
-            assert seen == ("malay" if code == "ms" else None), text[:80]
-        if code in ("ur", "pnb"):
-            seen = language.unseen_neighbour(text, "ur")
-            assert seen == ("punjabi" if code == "pnb" else None), text[:80]
+        seen = language.unseen_neighbour(text, kin.get(code, code))
+        assert seen == names.get(code), (code, text[:80])
+
+
+def test_no_word_or_letter_tells_of_both_sides():
+    for code, neighbours in language._NEIGHBOURS.items():
+        assert code in LANGUAGES
+        for theirs, ours in neighbours.values():
+            assert theirs
+            assert ours
+            assert not theirs & ours
+    own = "".join(text for code, text in OURS if code in language._FOREIGN_LETTERS)
+    for letters in language._FOREIGN_LETTERS.values():
+        assert not set(letters) & set(own)
+        assert len(set(letters)) == len(letters)
 
 
 # Odd texts.
@@ -317,6 +512,9 @@ ODD = {
     "one letter": "a",
     "emoji": "\U0001f600\U0001f327\ufe0f" * 20,
     "replaced": "\ufffd" * 100,
+    "one letter a million times": "a" * 1_000_000,
+    "an Urdu letter a million times": "ے" * 1_000_000,
+    "a million surrogates": "\ud800" * 1_000_000,
 }
 
 

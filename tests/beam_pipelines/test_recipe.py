@@ -1,6 +1,7 @@
 """Recipes: what is refused and in which words, and what each hash stands for."""
 
 import dataclasses
+import json
 import math
 import os
 import tomllib
@@ -14,9 +15,11 @@ from beam_pipelines.recipe import (
     Documents,
     Evaluator,
     Generator,
+    Quality,
     Recipe,
     RecipeError,
     Source,
+    Thresholds,
     Training,
 )
 from beam_pipelines.schema import LANGUAGES
@@ -31,6 +34,7 @@ checkpoint = "models/generator"
 [evaluator]
 checkpoint = "models/evaluator"
 """
+OF_A_CRAWL = {"source.crawl", "source.kind", "source.index", "source.max_files"}
 EVERYTHING = """
 name = "all"
 languages = ["ur", "sw"]
@@ -39,18 +43,17 @@ seed = 7
 warc = ["a.warc.gz", "b.warc.gz"]
 wet = ["c.wet.gz"]
 base = "https://data.example"
+leave_out = ["optout.txt"]
 [documents]
 min_chars = 100
 max_chars = 900
 max_pieces = 2
-min_language_score = 0.7
-min_script = 0.6
-max_repeated_lines = 0.5
-max_repeated_ngrams = 0.4
-min_mean_line = 20.0
-min_ended_lines = 0.3
-max_stray_marks = 0.1
+[quality]
 max_policy_words = 5.0
+min_mean_line = 20.0
+[quality.ur]
+min_mean_line = 25.0
+min_script = 0.5
 [generator]
 checkpoint = "g"
 dtype = "bfloat16"
@@ -123,6 +126,10 @@ def test_every_key_of_a_recipe_arrives_in_its_field(load):
         for field in dataclasses.fields(section):
             if where == "evaluator.train." and field.name != "data":
                 continue  # Like generator.train.
+            if field.name == "quality":
+                continue  # For all languages or one: see below.
+            if f"{where}{field.name}" in OF_A_CRAWL:
+                continue  # Instead of files: see below.
             value = getattr(section, field.name)
             assert field.name in table, f"add {where}{field.name} to EVERYTHING"
             if dataclasses.is_dataclass(value):
@@ -133,6 +140,71 @@ def test_every_key_of_a_recipe_arrives_in_its_field(load):
                 assert type(value) is type(table[field.name]), field.name
 
     compare(loaded, written, "")
+
+
+def test_every_key_of_a_crawl_arrives_in_its_field(load):
+    written = {"crawl": "CC-MAIN-2026-04", "index": True, "max_files": 3}
+    lines = '[source]\ncrawl = "CC-MAIN-2026-04"\nindex = true\nmax_files = 3\n'
+    before, after = EVERYTHING.partition("[source]")[0], EVERYTHING.index("[documents]")
+    assert load(before + lines + EVERYTHING[after:]).source == Source(**written)
+    wet = lines.replace("index = true", 'kind = "wet"')
+    assert load(before + wet + EVERYTHING[after:]).source.kind == "wet"
+    assert {f"source.{name}" for name in (*written, "kind")} == OF_A_CRAWL
+
+
+def test_an_index_chooses_documents_of_its_own(whole):
+    crawl = Source(crawl="CC-MAIN-2026-04")
+    of_files = dataclasses.replace(whole, source=crawl)
+    assert changed(whole, of_files) == NOTHING
+    for more in ({"kind": "wet"}, {"max_files": 9}, {"crawl": "CC-MAIN-2025-51"}):
+        other = dataclasses.replace(crawl, **more)
+        assert changed(whole, dataclasses.replace(whole, source=other)) == NOTHING
+    indexed = dataclasses.replace(crawl, index=True)
+    assert changed(whole, dataclasses.replace(whole, source=indexed)) == DOCUMENTS
+
+
+THRESHOLDS = [field.name for field in dataclasses.fields(Thresholds)]
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_a_threshold_is_set_for_all_languages_or_for_one(load, name):
+    default = Quality()
+    value, other = (30.0, 40.0) if name == "max_mean_word" else (0.5, 1.0)
+    for_all, for_one = f"[quality]\n{name} = {{}}\n", f"[quality.sw]\n{name} = {{}}\n"
+    everywhere = load(SMALLEST + for_all.format(value)).quality
+    swahili = load(SMALLEST + for_one.format(value)).quality
+    both = load(SMALLEST + for_all.format(other) + for_one.format(value)).quality
+    for code in LANGUAGES:
+        with_value = dataclasses.replace(default.of(code), **{name: value})
+        with_other = dataclasses.replace(default.of(code), **{name: other})
+        assert everywhere.of(code) == with_value
+        assert swahili.of(code) == (with_value if code == "sw" else default.of(code))
+        assert both.of(code) == (with_value if code == "sw" else with_other)
+
+
+def test_what_is_set_for_one_language_comes_before_what_is_set_for_all(load):
+    quality = load(EVERYTHING).quality
+    assert (quality.ur.min_mean_line, quality.sw.min_mean_line) == (25.0, 20.0)
+    assert (quality.ur.min_script, quality.sw.min_script) == (0.5, 0.8)
+    assert quality.ur.max_policy_words == quality.th.max_policy_words == 5.0
+    # What is set for all languages is set for Thai too, whatever its default.
+    assert Quality().th.min_ended_lines == 0.0
+    assert load(SMALLEST + "[quality]\nmin_ended_lines = 0.2\n").quality == (
+        Quality(
+            **{
+                code: dataclasses.replace(Quality().of(code), min_ended_lines=0.2)
+                for code in LANGUAGES
+            }
+        )
+    )
+
+
+def test_every_language_has_thresholds_of_its_own():
+    assert [field.name for field in dataclasses.fields(Quality)] == list(LANGUAGES)
+    found = [Quality().of(code) for code in LANGUAGES]
+    assert len(set(found)) == len(LANGUAGES)
+    # A whole number would hash otherwise than the same number out of a file.
+    assert all(type(getattr(t, name)) is float for t in found for name in THRESHOLDS)
 
 
 def test_a_recipe_comes_back_from_its_canonical_form(load):
@@ -155,6 +227,9 @@ def test_a_whole_number_serves_for_a_number(load):
         (SMALLEST + "[evaluator.train]\nstep = 3\n", ["train.step'", "'steps'"]),
         (SMALLEST + "[document]\nmin_chars = 3\n", ["'document'", "'documents'"]),
         (SMALLEST + "[documents]\nmin_char = 3\n", ["documents.min_char'", "chars"]),
+        (SMALLEST + "[quality]\nmin_scrip = 1\n", ["quality.min_scrip'", "min_script"]),
+        (SMALLEST + "[quality.sw]\nmin_scrip = 1\n", ["quality.sw.min_scrip'"]),
+        (SMALLEST + "[quality.swa]\nmin_script = 1\n", ["quality.swa'", "'sw'"]),
     ],
 )  # fmt: skip
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(load, text, parts):
@@ -202,8 +277,10 @@ def test_a_missing_key_is_named_with_what_it_is(load, line, key, kind):
         ("", "seed = []", "seed", "a whole number"),
         ("", "documents = 3", "documents", "a table"),
         ("", "documents = []", "documents", "a table"),
-        ("documents", "min_script = true", "documents.min_script", "a number"),
-        ("documents", 'min_script = "0.5"', "documents.min_script", "a number"),
+        ("quality", "min_script = true", "quality.min_script", "a number"),
+        ("quality", "min_script = {}", "quality.min_script", "a number"),
+        ("quality", "sw = 0.5", "quality.sw", "a table"),
+        ("quality.sw", 'min_script = "0.5"', "quality.sw.min_script", "a number"),
         ("documents", "min_chars = 200.0", "documents.min_chars", "a whole number"),
         ("documents", "min_chars = {}", "documents.min_chars", "a whole number"),
         ("generator.train", 'data = "x"', "generator.train.data", "a list"),
@@ -245,23 +322,15 @@ def test_a_bound_broken_in_a_file_names_the_file(load):
 # Bounds: section, values that break one, the rule, and values that just keep it.
 
 NEEDED = {Generator: {"checkpoint": "c"}, Evaluator: {"checkpoint": "c"}}
-SHARES = [
-    (Documents, {name: value}, f"0 <= {name} <= 1", {name: kept})
-    for name in (
-        "min_language_score",
-        "min_script",
-        "max_repeated_lines",
-        "max_repeated_ngrams",
-        "min_ended_lines",
-        "max_stray_marks",
-    )
-    for value, kept in [(-0.001, 0.0), (1.001, 1.0), (math.nan, 0.5)]
-]
+UNBOUNDED = {
+    *("max_mojibake", "max_lorem", "min_mean_line", "min_mean_word", "max_mean_word"),
+    *("max_policy_words", "max_adult_words", "max_adult_url"),
+}
 BOUNDS = [
     (
         Source,
-        {"warc": (), "wet": ()},
-        "at least one path in warc or wet",
+        {"warc": (), "wet": (), "crawl": ""},
+        "either paths in warc or wet, or a crawl",
         {"wet": ("a",)},
     ),
     (
@@ -277,7 +346,6 @@ BOUNDS = [
         {"min_chars": 1},
     ),
     (Documents, {"max_pieces": 0}, "max_pieces >= 1", {"max_pieces": 1}),
-    *SHARES,
     (Training, {"steps": 0}, "steps >= 1", {"steps": 1}),
     (Training, {"batch_tokens": 255}, "batch_tokens >= 256", {"batch_tokens": 256}),
     (
@@ -365,11 +433,26 @@ def test_a_model_without_a_size_is_refused(name, value):
         Training(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["min_mean_line", "max_policy_words"])
-@pytest.mark.parametrize("value", [-1.0, math.nan])
-def test_a_threshold_that_is_no_threshold_is_refused(name, value):
-    with pytest.raises(RecipeError, match=name):
-        Documents(**{name: value})
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_a_threshold_is_refused_outside_its_bounds(name):
+    most = 1000 if name in UNBOUNDED else 1
+    given = dataclasses.asdict(Quality().sw) | {"min_mean_word": 0.0}
+    if name == "min_mean_word":
+        given["max_mean_word"] = 1000.0
+    for kept in (0.0, 0.5, float(most)):
+        assert getattr(Thresholds(**given | {name: kept}), name) == kept
+    for broken in (-0.001, most + 0.001, math.nan, math.inf):
+        with pytest.raises(RecipeError) as caught:
+            Thresholds(**given | {name: broken})
+        assert str(caught.value) == (
+            f"Thresholds needs 0 <= {name} <= {most}, got {name}={broken!r}."
+        )
+
+
+def test_words_may_not_be_longer_at_least_than_at_most():
+    with pytest.raises(RecipeError, match=r"min_mean_word=9\.5, max_mean_word=9\.0"):
+        dataclasses.replace(Quality().sw, min_mean_word=9.5)
+    assert dataclasses.replace(Quality().sw, min_mean_word=9.0)
 
 
 def test_languages_must_be_some_of_ours():
@@ -426,17 +509,10 @@ FIELDS = {
     "source.warc": (("b.warc.gz",), NOTHING),
     "source.wet": (("b.wet.gz",), NOTHING),
     "source.base": ("elsewhere", NOTHING),
+    "source.leave_out": (("optout.txt",), NOTHING),
     "documents.min_chars": (199, DOCUMENTS),
     "documents.max_chars": (2047, DOCUMENTS),
     "documents.max_pieces": (3, DOCUMENTS),
-    "documents.min_language_score": (0.81, DOCUMENTS),
-    "documents.min_script": (0.81, DOCUMENTS),
-    "documents.max_repeated_lines": (0.31, DOCUMENTS),
-    "documents.max_repeated_ngrams": (0.21, DOCUMENTS),
-    "documents.min_mean_line": (31.0, DOCUMENTS),
-    "documents.min_ended_lines": (0.41, DOCUMENTS),
-    "documents.max_stray_marks": (0.03, DOCUMENTS),
-    "documents.max_policy_words": (3.1, DOCUMENTS),
     "generator.dtype": ("bfloat16", CANDIDATES),
     "generator.max_text_chars": (2047, CANDIDATES),
     "generator.max_new_tokens": (127, CANDIDATES),
@@ -468,8 +544,10 @@ def test_the_table_of_hashes_names_every_field():
     assert {field.rpartition(".")[0] for field in of_training} <= FIELDS.keys()
     # A checkpoint counts by its content: see below.
     by_content = {"generator.checkpoint", "evaluator.checkpoint"}
+    of_quality = {f for f in fields_of(Recipe) if f.startswith("quality.")}
+    assert len(of_quality) == len(LANGUAGES) * len(THRESHOLDS)
     assert FIELDS.keys() - {"generator.train", "evaluator.train"} == (
-        set(fields_of(Recipe)) - of_training - by_content
+        set(fields_of(Recipe)) - of_training - by_content - of_quality - OF_A_CRAWL
     )
 
 
@@ -483,6 +561,32 @@ def test_a_field_changes_the_hashes_that_it_decides_and_no_others(name, whole):
         value = dataclasses.replace(before, **{field: value})
         field = section
     assert changed(whole, dataclasses.replace(whole, **{field: value})) == expected
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_a_threshold_changes_what_is_published_and_no_stored_document(name, whole):
+    def with_moved(code: str) -> Recipe:
+        own = whole.quality.of(code)
+        moved = dataclasses.replace(own, **{name: getattr(own, name) + 0.0001})
+        quality = dataclasses.replace(whole.quality, **{code: moved})
+        return dataclasses.replace(whole, quality=quality)
+
+    assert changed(whole, with_moved("sw")) == EXAMPLES
+    # That of a language which is not made changes nothing at all.
+    assert "th" not in whole.languages
+    assert changed(whole, with_moved("th")) == NOTHING
+
+
+def test_a_new_rule_is_measured_on_documents_anew(whole, monkeypatch):
+    fields = dataclasses.fields(Thresholds)[1:]
+    before = whole.documents_hash()
+    real = dataclasses.fields
+    monkeypatch.setattr(
+        recipes.dataclasses,
+        "fields",
+        lambda section: fields if section is Thresholds else real(section),
+    )
+    assert whole.documents_hash() != before
 
 
 @pytest.mark.parametrize(
@@ -537,16 +641,16 @@ def test_equal_recipes_have_equal_hashes_and_canonical_forms(whole):
 
 def test_a_hash_is_the_same_in_every_version(load):
     """Else a store's folders would not be found again."""
-    assert small().documents_hash() == "2d80244c1f924749"
+    assert small().documents_hash() == "f8efb1bcc24d6729"
 
 
 def test_a_number_hashes_the_same_written_whole_or_not(load):
-    section = "[documents]\nmin_mean_line = {}\nmin_script = {}\n"
+    section = "[quality]\nmin_mean_line = {}\n[quality.sw]\nmin_script = {}\n"
     one, other = (
-        load(SMALLEST + section.format(*values))
+        load(SMALLEST + section.format(*values)).quality
         for values in [("30", "1"), ("30.0", "1.0")]
     )
-    assert one.documents_hash() == other.documents_hash()
+    assert json.dumps(recipes.canonical(one)) == json.dumps(recipes.canonical(other))
 
 
 # Paths.

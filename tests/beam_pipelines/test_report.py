@@ -8,7 +8,7 @@ import pytest
 from beam_pipelines import charts, ingest, report
 from beam_pipelines import store as stores
 from beam_pipelines.funnel import beginning
-from beam_pipelines.recipe import Evaluator, Generator, Recipe, Source
+from beam_pipelines.recipe import Evaluator, Generator, Quality, Recipe, Source
 from beam_pipelines.schema import LANGUAGES, Candidate, Document, Score, to_row
 from beam_pipelines.warc import ByteRange
 
@@ -40,6 +40,12 @@ def recipe_in(folder, name="made", **evaluator):
     )
 
 
+def passing(language):
+    """Checks that lie just within every threshold."""
+    bounds = dataclasses.asdict(Quality().of(language))
+    return {name.partition("_")[2]: float(bound) for name, bound in bounds.items()}
+
+
 def document(number, language="fi", **changes):
     values = {
         "id": f"page-{number:03}",
@@ -55,7 +61,7 @@ def document(number, language="fi", **changes):
         "text": f"{TEXTS[language]} ({number})",
         "robots": (),
         "license": "",
-        "checks": {"chars": 80.0},
+        "checks": passing(language),
     }
     return Document(**{**values, **changes})
 
