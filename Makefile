@@ -65,6 +65,7 @@ bench-ingest: $(VENV)/.test $(DATATROVE)/.installed
 	$(BIN)/python benchmarks/bench_crawl.py $(BENCH)/crawl
 	$(BIN)/python benchmarks/read_speed.py $(BENCH)/crawl
 	$(BIN)/python benchmarks/ingest_speed.py $(BENCH)/crawl --datatrove $(DATATROVE)
+	$(BIN)/python benchmarks/index_bytes.py --pages 1000
 	$(BIN)/python benchmarks/ingest_scale.py $(BENCH)/scale --pages $(SCALE_PAGES)
 
 # datatrove asks for other versions of what we use too, so it lives apart.

@@ -7,7 +7,7 @@ is dropped on the way; the step that read a range writes what came of it.
 import collections
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import apache_beam as beam
@@ -57,14 +57,10 @@ def documents_of(page: Page, recipe: Recipe) -> list[Document | Drop]:
         return [Drop("declared_elsewhere", "", 0)]
     is_html = page.content_type != "text/plain"
     source = extract.decode(page.body, page.charset)
-    if is_html and (reason := language.glance(extract.sample_text(source), languages)):
+    # Where the crawl declares one of ours, its detector has looked at the whole page.
+    if not page.languages and (reason := _turned_away(source, is_html, languages)):
         return [Drop(reason, "", len(source))]
-    whole = extract.all_text(source) if is_html else source
-    if not whole.strip():
-        return [Drop("no_text", "", 0)]
-    if reason := language.gate(whole, languages):
-        return [Drop(reason, "", len(whole))]
-    text = extract.tidy(extract.main_text(source) if is_html else whole)
+    text = extract.tidy(extract.main_text(source) if is_html else source)
     if not text:
         return [Drop("no_main_text", "", 0)]
     verdict = language.verdict(text, languages)
@@ -99,6 +95,14 @@ def documents_of(page: Page, recipe: Recipe) -> list[Document | Drop]:
         )
         results.append(document)
     return results
+
+
+def _turned_away(source: str, is_html: bool, languages: Collection[str]) -> str | None:
+    """Why a page of no declared language is none of ours; None if it may be."""
+    if is_html and (reason := language.glance(extract.sample_text(source), languages)):
+        return reason
+    whole = extract.all_text(source) if is_html else source
+    return language.gate(whole, languages) if whole.strip() else "no_text"
 
 
 class Judge:
@@ -212,8 +216,7 @@ class ReadDocuments(beam.PTransform):
       recipe: Names the source.
       store: Where parts are found and committed.
       snapshot: Path of the list of files and parts.
-      with_stored: Whether documents are wanted that the store has already; not, where
-        nothing follows.
+      to_store_only: Whether nothing follows: then no documents come out.
     """
 
     def __init__(
@@ -222,13 +225,13 @@ class ReadDocuments(beam.PTransform):
         store: stores.Store,
         snapshot: str,
         *,
-        with_stored: bool = True,
+        to_store_only: bool = False,
     ) -> None:
         super().__init__()
         self._recipe = recipe
         self._store = store
         self._snapshot = snapshot
-        self._with_stored = with_stored
+        self._to_store_only = to_store_only
 
     def expand(self, pipeline: PBegin) -> PCollection[Document]:
         stage = self._store.documents
@@ -249,8 +252,9 @@ class ReadDocuments(beam.PTransform):
             read = beam.ParDo(ReadWarc(commit.root, commit))
         # Runners that redistribute no splits have pieces to spread all the same.
         newly = plan.read | "Spread" >> beam.Reshuffle() | "ReadWarc" >> read
-        if not self._with_stored:
-            return newly
+        if self._to_store_only:
+            # Local runners keep in memory what comes out, also where nothing follows.
+            return newly | "Nothing" >> beam.Filter(lambda _: False)
         stored = (
             plan[STORED]
             | "SpreadParts" >> beam.Reshuffle()
@@ -536,7 +540,13 @@ class _Reading:
                 self._flaws.append(item)
             return
         self.pages += 1
-        for result in documents_of(item, self._recipe):
+        try:
+            results = documents_of(item, self._recipe)
+        except Exception:
+            # The libraries below meet pages that nobody foresaw; one costs itself.
+            _log.exception("documents: %s failed", item.url)
+            results = [Drop("failed", "", len(item.body))]
+        for result in results:
             if isinstance(result, Document):
                 self.documents.append(result)
                 continue

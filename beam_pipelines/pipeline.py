@@ -94,7 +94,7 @@ class Path:
             self._recipe,
             self._store,
             self._snapshot,
-            with_stored=self._until != "documents",
+            to_store_only=self._until == "documents",
         )
 
     @functools.cached_property

@@ -39,7 +39,7 @@ from beam_pipelines.members import (
 from beam_pipelines.schema import Page
 
 MAX_HEADER_BYTES = 64 << 10
-SPLIT_BYTES = 256 << 20
+SPLIT_BYTES = 128 << 20
 _RECORD_START = b"\r\n\r\nWARC/"
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?=\r\n)", re.I)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")

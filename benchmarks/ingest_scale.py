@@ -8,8 +8,7 @@ meantime shows. The files repeat 500 pages under new addresses, those in our lan
 with new text; all are deleted.
 
 The peak is the largest resident set until the last page is read, and that of the whole
-run: removing duplicates is a shuffle of all documents, which the local runner keeps in
-memory and a distributed one does not. Linux only.
+run, which ends with counting what the store holds. Linux only.
 """
 
 import argparse

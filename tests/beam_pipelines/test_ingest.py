@@ -16,7 +16,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from warcio.warcwriter import WARCWriter
 
 from beam_pipelines import crawl as crawls
-from beam_pipelines import ingest, quality, store, warc
+from beam_pipelines import extract, ingest, quality, store, warc
 from beam_pipelines import recipe as recipes
 from beam_pipelines.ingest import (
     Drop,
@@ -560,6 +560,25 @@ def test_documents_are_those_of_the_pages_and_all_else_is_accounted_for(
     assert {reason for reason, _ in drops} >= {"other_language", "malay"}
     judge = Judge(crawl.recipe)
     assert {judge.reason(d) for d in documents} >= {None, "policy", "short_lines"}
+
+
+def test_a_page_that_breaks_a_library_costs_itself(crawl, tmp_path, monkeypatch):
+    whole, bad = crawl.documents(), crawl.pages()[0]
+    main_text = extract.main_text
+
+    def fragile(html: str) -> str:
+        if bad.body.decode() == html:
+            raise RecursionError("too deep")
+        return main_text(html)
+
+    monkeypatch.setattr(ingest.extract, "main_text", fragile)
+    others = [document for document in whole if document.url != bad.url]
+    assert len(others) < len(whole)
+    done = run(crawl, tmp_path / "store", others)
+    drops = [drop for facts in done.facts for drop in facts["drops"]]
+    assert [drop for drop in drops if drop[0] == "failed"] == [["failed", "", 1]]
+    samples = [sample for facts in done.facts for sample in facts["samples"]]
+    assert bad.url in {s["url"] for s in samples if s["reason"] == "failed"}
 
 
 def test_dropped_pages_can_be_looked_up_a_few_of_each_reason(crawl, tmp_path):

@@ -48,8 +48,11 @@ class XInstructionConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
     """English instructions with natural web text as their answers."""
 
-    VERSION = tfds.core.Version("0.1.0")
-    RELEASE_NOTES = {"0.1.0": "First release."}
+    VERSION = tfds.core.Version("0.2.0")
+    RELEASE_NOTES = {
+        "0.2.0": "No near duplicates, personal data masked; `robots`, `license`.",
+        "0.1.0": "First release.",
+    }
     builder_config_cls = XInstructionConfig
     BUILDER_CONFIGS = [
         XInstructionConfig(
@@ -85,7 +88,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             "robots": tfds.features.Sequence(
                 text(), doc="What the page asks of crawlers: noindex, noai, noimageai"
             ),
-            "license": text(doc="URL of the Creative Commons licence it names, or empty"),
+            "license": text(
+                doc="URL of the Creative Commons licence it names, or empty"
+            ),
             "score": number(np.float32, doc="The evaluator's, in [0, 1]"),
             "cluster": number(np.int64, doc="Topic within the language"),
             "split": text(doc="train, validation or test"),
