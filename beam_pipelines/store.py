@@ -229,7 +229,10 @@ def write_part(
 def read_part(path: str) -> Part:
     """A committed part."""
     with FileSystems.open(path, compression_type=_AS_IT_IS) as stream:
-        table = pq.read_table(pa.BufferReader(stream.read()))
+        file = pq.ParquetFile(pa.BufferReader(stream.read()))
+    # In this thread: one of Arrow's own might let go of the bytes only when Python is
+    # already exiting, and cannot then; the process aborts (apache/arrow#49942).
+    table = file.read(use_threads=False)
     facts = json.loads(table.schema.metadata[_METADATA])
     # Maps come back as lists of pairs.
     maps = [field.name for field in table.schema if pa.types.is_map(field.type)]
