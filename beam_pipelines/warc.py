@@ -475,8 +475,9 @@ def _page(
         if status.split()[1:2] != ["200"]:
             return None
         declared = http.get("content-type", "").lower()
-        content_type, _, parameters = declared.partition(";")
-        content_type = fields.get("warc-identified-payload-type", content_type.strip())
+        served, _, parameters = declared.partition(";")
+        # Old crawls have the field, and nothing in it.
+        content_type = fields.get("warc-identified-payload-type") or served.strip()
         if content_type not in _HTML:
             return None
         _, _, charset = parameters.partition("charset=")

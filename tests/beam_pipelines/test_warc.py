@@ -264,6 +264,14 @@ def test_the_identified_type_goes_before_the_declared_one():
     assert (page.url, page.content_type) == (address(0), "application/xhtml+xml")
 
 
+def test_an_identified_type_that_is_empty_says_nothing():
+    empty = record(
+        "response", address(0), http(b"<p>a</p>"), "WARC-Identified-Payload-Type: "
+    )
+    (page,) = read(member(empty))
+    assert page.content_type == "text/html"
+
+
 @pytest.mark.parametrize(
     ("declared", "charset"),
     [
@@ -331,7 +339,7 @@ def odd_response(rng: random.Random) -> bytes:
         "WARC-Payload-Digest": ["sha1:AA"],
         "Content-Type": ["application/http; msgtype=response"],
         "Content-Length": [str(len(block))],
-        "WARC-Identified-Payload-Type": ["text/html", "image/gif"],
+        "WARC-Identified-Payload-Type": ["text/html", "image/gif", ""],
     }
     versions = ["WARC/1.0", "WARC/1.1", "WARC/0.18"]
     return head(versions, fields, 0.95) + block + b"\r\n\r\n"
