@@ -11,6 +11,7 @@ PIPELINE = [
     "brotli",
     "isal>=1.9",
     "langdetect>=1.0.9",
+    "lxml",
     "lxml_html_clean",  # trafilatura's extractor imports it without asking for it
     "numpy",
     "py3langid>=0.4",

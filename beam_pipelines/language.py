@@ -13,13 +13,13 @@ import threading
 import unicodedata
 from collections.abc import Collection
 
-import langdetect
 import numpy as np
 import pycld2
 from langdetect import detector_factory
 from langdetect.lang_detect_exception import LangDetectException
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+from beam_pipelines.detector import QuickDetector
 from beam_pipelines.schema import LANGUAGES
 
 # Menus come first, so the gate looks at the middle of a page's text.
@@ -245,7 +245,9 @@ def verdict(text: str, languages: Collection[str]) -> Verdict:
     text = text[:_VERDICT_CHARS]
     identifier = _load_detectors()
     try:
-        best = langdetect.detect_langs(text)[0]
+        detector = QuickDetector(detector_factory._factory)
+        detector.append(text)
+        best = detector.get_probabilities()[0]
     except LangDetectException:
         return Verdict(language="", score=0.0, reason="no_letters")
     if best.lang not in languages:

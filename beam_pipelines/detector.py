@@ -1,0 +1,53 @@
+"""langdetect's detector, equal to the last bit, in less than half of its time.
+
+langdetect goes through a text character by character, with a method call for each and
+strings that are copied as they grow. What it computes is left as it is.
+"""
+
+import functools
+import re
+
+from langdetect.detector import Detector
+from langdetect.utils.ngram import NGram
+
+_SPACES = re.compile("  +")
+_normalised = functools.lru_cache(maxsize=1 << 16)(NGram.normalize)
+
+
+class QuickDetector(Detector):
+    """A detector of one text: `append` it, then ask for `get_probabilities`."""
+
+    def append(self, text: str) -> None:
+        """Takes in a text, without addresses and repeated spaces."""
+        text = self.MAIL_RE.sub(" ", self.URL_RE.sub(" ", text))
+        text = NGram.normalize_vi(text)[: self.max_text_length]
+        self.text += _SPACES.sub(" ", text)
+
+    def _extract_ngrams(self) -> list[str]:
+        known, found = self.word_lang_prob_map, []
+        # As `NGram` keeps them: up to three characters of a word, the space before it
+        # included, and whether two capitals were the last.
+        grams, capitals = " ", False
+        for character in map(_normalised, self.text):
+            last = grams[-1]
+            if last == " ":
+                grams, capitals = " ", False
+                if character == " ":
+                    continue
+            elif len(grams) == NGram.N_GRAM:
+                grams = grams[1:]
+            grams += character
+            capitals = character.isupper() and (capitals or last.isupper())
+            if capitals:
+                continue
+            for start in range(len(grams) - 1, -1, -1):
+                gram = grams[start:]
+                if gram != " " and gram in known:
+                    found.append(gram)
+        return found
+
+    def _update_lang_prob(self, prob: list[float], word: str, alpha: float) -> bool:
+        weight = alpha / self.BASE_FREQ
+        of_word = self.word_lang_prob_map[word]
+        prob[:] = [p * (weight + q) for p, q in zip(prob, of_word, strict=True)]
+        return True
