@@ -55,7 +55,7 @@ $(VENV)/.test: setup.py constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[test]"
 	@touch $@ $(VENV)/.demo
 
-# Ten minutes. SCALE_PAGES are the pages of the smallest file of the last script, 33 KB
+# Eight minutes on two cores. SCALE_PAGES are the pages of the smallest file of the last script, 33 KB
 # each; its largest has 16 times as many.
 BENCH := out/bench
 DATATROVE := .venv-datatrove
