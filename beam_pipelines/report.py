@@ -175,7 +175,8 @@ def _p(text: str) -> Html:
 
 def _command(step: str, root: str) -> Html:
     """What makes the next step of a store."""
-    until = "documents" if step == "duplicates" else step
+    # Duplicates are looked for where something follows.
+    until = "candidates" if step == "duplicates" else step
     command = f"xinst run RECIPE --store {root} --until {until}"
     if step == "examples":
         command = "tfds build x_instruction"
