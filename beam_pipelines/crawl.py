@@ -19,6 +19,7 @@ from apache_beam.io.filesystems import FileSystems
 from isal import isal_zlib
 
 from beam_pipelines import language, remote  # noqa: F401  (remote: http for Beam)
+from beam_pipelines.members import INFLATE_ERRORS
 from beam_pipelines.recipe import Source
 from beam_pipelines.schema import Capture
 
@@ -208,7 +209,7 @@ def _listed(source: Source, name: str) -> list[str]:
     try:
         inflate = isal_zlib.decompressobj(wbits=31)
         text = inflate.decompress(content, _MAX_LIST_BYTES)
-    except Exception as error:
+    except INFLATE_ERRORS as error:
         raise ValueError(f"{full} is no gzip file: {error}.") from error
     if not inflate.eof:
         raise ValueError(
