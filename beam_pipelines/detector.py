@@ -1,4 +1,4 @@
-"""langdetect's detector, equal to the last bit, in less than half of its time.
+"""langdetect's detector, equal to the last bit, in two thirds of its time.
 
 langdetect goes through a text character by character, with a method call for each and
 strings that are copied as they grow. What it computes is left as it is.
@@ -11,17 +11,30 @@ from langdetect.detector import Detector
 from langdetect.utils.ngram import NGram
 
 _SPACES = re.compile("  +")
+_LATIN = re.compile("[A-z]+")
+# From the first combining mark on, but not the letters of Vietnamese.
+_OTHERS = re.compile("[\u0300-\u1dff\u1f00-\U0010ffff]+")
 _normalised = functools.lru_cache(maxsize=1 << 16)(NGram.normalize)
 
 
 class QuickDetector(Detector):
     """A detector of one text: `append` it, then ask for `get_probabilities`."""
 
+    text: str
+
     def append(self, text: str) -> None:
         """Takes in a text, without addresses and repeated spaces."""
         text = self.MAIL_RE.sub(" ", self.URL_RE.sub(" ", text))
         text = NGram.normalize_vi(text)[: self.max_text_length]
         self.text += _SPACES.sub(" ", text)
+
+    def cleaning_text(self) -> None:
+        """Leaves out Latin letters of a text that is mostly in others."""
+        without_latin = _LATIN.sub("", self.text)
+        num_latin = len(self.text) - len(without_latin)
+        num_others = len(self.text) - len(_OTHERS.sub("", self.text))
+        if num_latin * 2 < num_others:
+            self.text = without_latin
 
     def _extract_ngrams(self) -> list[str]:
         known, found = self.word_lang_prob_map, []
