@@ -60,7 +60,7 @@ def source_files(source: Source) -> list[tuple[str, int | None]]:
         return [(path, None) for path in sorted(listed)]
     root, files = source.root, {}
     for pattern in (*source.warc, *source.wet):
-        full = FileSystems.join(root, pattern) if root else pattern
+        full = full_path(root, pattern)
         found = FileSystems.match([full])[0].metadata_list
         if not found:
             raise ValueError(
@@ -94,13 +94,24 @@ def path_key(path: str) -> str:
     return hashlib.blake2b(path.encode(), digest_size=8).hexdigest()
 
 
+def full_path(root: str, path: str) -> str:
+    """Where a file of the source lies."""
+    return FileSystems.join(root, path) if root else path
+
+
+def open_file(root: str, path: str) -> BinaryIO:
+    """A file of the source, its bytes as they are."""
+    full = full_path(root, path)
+    return FileSystems.open(full, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
 def file_size(root: str, path: str) -> int:
     """The size of a file of the source, in bytes.
 
     Raises:
       OSError: It is not there, or cannot be asked for.
     """
-    full = FileSystems.join(root, path) if root else path
+    full = full_path(root, path)
     found = FileSystems.match([full])[0].metadata_list
     if len(found) != 1:
         raise FileNotFoundError(f"{full} is not there.")
@@ -197,9 +208,10 @@ def _end(capture: Capture) -> int:
 
 def _listed(source: Source, name: str) -> list[str]:
     """The paths in one of the crawl's lists."""
-    full = FileSystems.join(source.root, "crawl-data", source.crawl, name)
+    path = f"crawl-data/{source.crawl}/{name}"
+    full = full_path(source.root, path)
     try:
-        with FileSystems.open(full, compression_type=_AS_IT_IS) as stream:
+        with open_file(source.root, path) as stream:
             content = stream.read()
     except FileNotFoundError as error:
         raise ValueError(
@@ -220,6 +232,3 @@ def _listed(source: Source, name: str) -> list[str]:
         if not _PATH.fullmatch(path):
             raise ValueError(f"{full} names {path!r}, which is no path below the root.")
     return paths
-
-
-_AS_IT_IS = CompressionTypes.UNCOMPRESSED

@@ -19,7 +19,14 @@ from apache_beam.pvalue import PBegin, PCollection
 
 from beam_pipelines import extract, language, members, quality, scrub, warc
 from beam_pipelines import store as stores
-from beam_pipelines.crawl import captures_in, file_size, path_key, read_exactly, runs
+from beam_pipelines.crawl import (
+    captures_in,
+    file_size,
+    open_file,
+    path_key,
+    read_exactly,
+    runs,
+)
 from beam_pipelines.recipe import Recipe
 from beam_pipelines.schema import Capture, Document, Page, from_row, to_row
 from beam_pipelines.warc import ByteRange, Flaw, ReadWarc
@@ -365,7 +372,7 @@ class _ReadIndex(beam.DoFn):
             rows = stores.read_part(FileSystems.join(self._stage.folder, part)).rows
             yield from (from_row(Capture, row) for row in rows)
             return
-        with warc.open_file(self._recipe.source.root, path) as stream:
+        with open_file(self._recipe.source.root, path) as stream:
             try:
                 found = list(captures_in(stream, self._recipe.languages))
             except (ValueError, pa.ArrowException) as error:
@@ -410,7 +417,7 @@ class _ReadCaptures(beam.DoFn):
         path = fetch.captures[0].warc_file
         reading = self._commit.reading()
         try:
-            with warc.open_file(self._commit.root, path) as stream:
+            with open_file(self._commit.root, path) as stream:
                 for item in fetched(stream, fetch.captures):
                     reading.add(item)
         except Exception as error:

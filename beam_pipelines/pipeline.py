@@ -78,7 +78,7 @@ class Path:
         by_file = not source.index or source.max_files
         self._snapshot = take_snapshot(
             store,
-            [*stages, store.captures],
+            [*stages, store.captures] if source.index else stages,
             source_files(source) if by_file else [],
             index_files(source) if source.index else [],
         )

@@ -16,14 +16,13 @@ from typing import Any, BinaryIO
 
 import apache_beam as beam
 import brotli
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from isal import isal_zlib
 from warcio.bufferedreaders import ChunkedDataReader
 from warcio.exceptions import ArchiveLoadFailed
 
 from beam_pipelines import members
+from beam_pipelines.crawl import open_file
 from beam_pipelines.members import (
     FEED_BYTES,
     INFLATE_ERRORS,
@@ -647,9 +646,3 @@ class ReadWarc(beam.DoFn):
         finally:
             # Nothing is left to cut off; without this, Beam takes it for unfinished.
             tracker.try_claim(sys.maxsize)
-
-
-def open_file(root: str, path: str) -> BinaryIO:
-    """A file of the source, its bytes as they are."""
-    full = FileSystems.join(root, path) if root else path
-    return FileSystems.open(full, compression_type=CompressionTypes.UNCOMPRESSED)

@@ -1,6 +1,5 @@
 """Bytes to characters, characters to text."""
 
-import importlib.util
 import json
 import random
 import time
@@ -12,17 +11,9 @@ import pytest
 from beam_pipelines import extract
 from beam_pipelines.extract import all_text, decode, main_text, tidy
 from beam_pipelines.schema import LANGUAGES
+from tests.conftest import make_crawl
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def make_crawl():
-    """The example's module: it renders pages as sites do, furniture included."""
-    path = EXAMPLES / "make_crawl.py"
-    spec = importlib.util.spec_from_file_location("make_crawl", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def bundled(name: str) -> list[dict]:
