@@ -8,7 +8,7 @@ import io
 import random
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
@@ -171,6 +171,15 @@ def test_a_window_shows_the_bytes_of_the_file_and_finds_what_is_in_it():
 # Files that mislead, and the truth about them.
 
 
+def planted_in(content: bytes, starts: Iterable[int]) -> list[int]:
+    """Where a member seems to begin, and no record does."""
+    found, at, starts = [], -1, set(starts)
+    while (at := content.find(MAGIC, at + 1)) >= 0:
+        if at not in starts:
+            found.append(at)
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """A file, where its records begin, and where the last one ends.
@@ -186,11 +195,7 @@ class Layout:
     @functools.cached_property
     def planted(self) -> list[int]:
         """Where a member seems to begin, and no record does."""
-        found, at, starts = [], -1, set(self.starts)
-        while (at := self.content.find(MAGIC, at + 1)) >= 0:
-            if at not in starts:
-                found.append(at)
-        return found
+        return planted_in(self.content, self.starts)
 
     def next_start(self, offset: int) -> int:
         at = bisect.bisect_left(self.starts, offset)

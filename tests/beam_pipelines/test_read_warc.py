@@ -27,7 +27,14 @@ from beam_pipelines import crawl, ingest, members, store, warc
 from beam_pipelines import recipe as recipes
 from beam_pipelines.schema import Document, Page
 from beam_pipelines.warc import ByteRange, Flaw, ReadWarc
-from tests.beam_pipelines.test_members import MAGIC, Fetches, archive, spoiled, stored
+from tests.beam_pipelines.test_members import (
+    MAGIC,
+    Fetches,
+    archive,
+    planted_in,
+    spoiled,
+    stored,
+)
 from tests.beam_pipelines.test_warc import (
     FILE,
     assert_cuts_deliver,
@@ -58,11 +65,7 @@ class Crawl:
     @functools.cached_property
     def planted(self) -> list[int]:
         """Where a page embeds a member."""
-        found, at, starts = [], -1, set(self.starts)
-        while (at := self.content.find(MAGIC, at + 1)) >= 0:
-            if at not in starts:
-                found.append(at)
-        return found
+        return planted_in(self.content, self.starts)
 
 
 @functools.cache
