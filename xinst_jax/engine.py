@@ -1,13 +1,19 @@
 """The engine: texts in; texts, scores or vectors out, as plain Python and NumPy.
 
-Letters as in `model.py`; P is a decoding slot of a row.
+Letters as in `model.py`; P is a decoding slot of a row, M a new token of an answer.
+
+A document's way: `generate` → `_encode` (text → ids) → `_decoding_batches` (documents
+of near lengths together) → `_prefill` (full rows of ids → keys and values in slots) →
+`_insert` (into the cache) → `_decode` (one token a step for all slots) → text.
 """
 
 import dataclasses
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,10 +23,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from tokenizers import Tokenizer
 
-from xinst_jax.attention import cached_attention
+from xinst_jax.attention import SLOT_BLOCK, cached_attention, choose_kernel
 from xinst_jax.config import ModelConfig, SamplingConfig
 from xinst_jax.model import (
     Decoder,
+    Windowed,
     chosen_logprobs,
     hidden_of_rows,
     last_states,
@@ -33,14 +40,29 @@ from xinst_jax.sharding import kv_copies, make_mesh, per_device, put_rows, spec
 from xinst_jax.weights import load_tokenizer, load_weights
 
 # Slots come in a few sizes: each is a program to compile, and its size bounds what
-# attention and the cache waste on a document. None depends on the batch, because the
-# last bits of a matrix product depend on its shape.
-_SLOT_TOKENS = (128, 256, 512, 1024, 2048)
+# attention and the cache waste on a document. The size is the batch's, that of its
+# longest document, and changes no bit of a result; a row's tokens would, because the
+# last bits of a matrix product depend on its shape, so they are one number.
+_SLOT_TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192)
 _SMALLEST_DECODING_SLOT = 256  # decoding runs per size, so it wants few of them
 _ROW_TOKENS = {"cpu": 2048}
 _ROW_TOKENS_ELSEWHERE = 16_384
 _DECODING_SLOTS = {"cpu": 32}  # per row
-_DECODING_SLOTS_ELSEWHERE = 256
+_MOST_DECODING_SLOTS = 256
+_LEAST_SLOT_TOKENS = 64  # of a document, on average, in rows of the smallest slots
+
+# Peak rate of dense bfloat16 products, FLOP/s of one chip, as their makers state it.
+PEAK_FLOPS = {
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA L4": 121e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,41 +85,70 @@ class Generation:
     error: str | None = None
 
 
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Usage:
+    """What the device did; sums, so that those of many calls and hosts add up.
+
+    Attributes:
+      useful_tokens: Tokens of documents that were read.
+      row_tokens: Places for tokens in the rows they were read in.
+      new_tokens: Tokens that were drawn for documents.
+      seconds: In which the device had work.
+      flops: What reading the documents takes by count (`ModelConfig.prefill_flops`).
+      peak_flops: What the chips could have done in that time; 0 where it is not known.
+    """
+
+    useful_tokens: int = 0
+    row_tokens: int = 0
+    new_tokens: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+    peak_flops: float = 0.0
+
+
 class Engine:
     """A model, ready to answer. Calls from several threads take turns.
 
-    A prompt's result does not depend on its batch, order or neighbours.
+    A prompt's result does not depend on its batch, order or neighbours. Where the
+    device's memory does not suffice, batches are halved and the call goes on.
+
+    Args:
+      model: The decoder, on its mesh.
+      tokenizer: The checkpoint's.
+      mesh: From `make_mesh`.
+      max_prompt_tokens: The longest text that is taken.
 
     Attributes:
       config: The model's.
-      tokenizer: The checkpoint's.
-      model: The decoder, on its mesh.
-      max_prompt_tokens: The longest text that is taken; generating also keeps
-        `max_new_tokens` of the model's positions free.
+      max_prompt_tokens: As given, or what the model has positions for; generating also
+        keeps `max_new_tokens` of those free.
     """
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, mesh: Mesh) -> None:
+    def __init__(
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
+        max_prompt_tokens: int = 2048,
+    ) -> None:
         self.model = model
         self.config: ModelConfig = model.config
         self.tokenizer = tokenizer
         self.mesh = mesh
-        self.max_prompt_tokens = min(_SLOT_TOKENS[-1], self.config.max_positions)
+        self.max_prompt_tokens = min(
+            max_prompt_tokens, _SLOT_TOKENS[-1], self.config.max_positions
+        )
         self._lock = threading.Lock()
-        platform = mesh.devices.flat[0].platform
-        row_tokens = _ROW_TOKENS.get(platform, _ROW_TOKENS_ELSEWHERE)
-        self._decoding_slots = _DECODING_SLOTS.get(platform, _DECODING_SLOTS_ELSEWHERE)
-        sizes = [s for s in _SLOT_TOKENS if s < self.max_prompt_tokens]
-        sizes.append(self.max_prompt_tokens)
-        # As many slots as a row can hold of the documents that need this size.
-        self._shapes = [
-            RowShape(
-                rows=mesh.shape["data"],
-                tokens=row_tokens,
-                slots=row_tokens // (smaller + 1),
-                slot_tokens=size,
-            )
-            for smaller, size in zip([sizes[0] // 2, *sizes], sizes, strict=False)
-        ]
+        self._usage = Usage()
+        largest = -(-self.max_prompt_tokens // SLOT_BLOCK) * SLOT_BLOCK
+        self._slot_tokens = [s for s in _SLOT_TOKENS if s < largest] + [largest]
+        device = mesh.devices.flat[0]
+        tokens = _ROW_TOKENS.get(device.platform, _ROW_TOKENS_ELSEWHERE)
+        self._row_tokens = max(tokens, largest)
+        self._decoding_slots = _DECODING_SLOTS.get(device.platform) or _slots_in_memory(
+            model, mesh, largest
+        )
+        self._peak_flops = mesh.size * PEAK_FLOPS.get(device.device_kind, 0)
 
     @classmethod
     def load(
@@ -105,23 +156,59 @@ class Engine:
         path: str | os.PathLike[str],
         dtype: str = "float32",
         mesh: Mesh | None = None,
+        *,
+        quantize: str | None = None,
+        max_prompt_tokens: int = 2048,
     ) -> "Engine":
         """Reads a checkpoint folder in the Hugging Face layout.
+
+        Programs are compiled once a machine and kept in JAX's compilation cache:
+        `JAX_COMPILATION_CACHE_DIR`, or a folder in the user's cache.
 
         Args:
           path: With config.json, safetensors and tokenizer.json.
           dtype: "float32" or "bfloat16", of weights and activations.
           mesh: From `make_mesh`; by default the first device.
+          quantize: "int8" or "fp8" keeps the layers' matrices, and multiplies with
+            them, in eight bits.
+          max_prompt_tokens: The longest text that is taken.
 
         Raises:
           FileNotFoundError: A file is missing.
           ValueError: The checkpoint is of a kind that is not built here, its tensors
             do not match its config, or a size does not divide by the mesh.
         """
+        use_compilation_cache()
         mesh = mesh or make_mesh()
         config = ModelConfig.from_checkpoint(path)
-        model = Decoder(config, load_weights(path, config, dtype, mesh))
-        return cls(model, load_tokenizer(path), mesh)
+        weights = load_weights(path, config, dtype, mesh, quantize=quantize)
+        kernel = choose_kernel(mesh.devices.flat[0].platform, config, dtype)
+        model = Decoder(config, weights, kernel)
+        return cls(model, load_tokenizer(path), mesh, max_prompt_tokens)
+
+    def warm_up(self, call: Callable[[list[list[int]]], Any]) -> None:
+        """Compiles whatever a call needs, so that nothing is compiled later.
+
+        Args:
+          call: Given prompts, makes the call: `lambda prompts: engine.embed(prompts)`.
+            It is made once for each size of slot.
+        """
+        rows = self.mesh.shape["data"]
+        for i, size in enumerate(self._slot_tokens):
+            # The answer needs positions too, which a prompt must leave free.
+            large = min(size, self.max_prompt_tokens) - self.max_prompt_tokens // 8
+            large = max(large, 1)
+            for small in self._slot_tokens[: i + 1]:
+                fill_rows = [[0] * large] * (rows * self._row_tokens // large)
+                small = min(small, large)
+                call(fill_rows + [[0] * small] * (rows * (large // small + 1)))
+        self.take_usage()
+
+    def take_usage(self) -> Usage:
+        """What the device did since this was last called."""
+        with self._lock:
+            usage, self._usage = self._usage, Usage()
+        return usage
 
     def generate(
         self,
@@ -137,8 +224,9 @@ class Engine:
           ids: Each seeds its prompt's sampling; by default the prompt's own tokens.
 
         Returns:
-          One result a prompt, in order. A prompt that is empty, too long or of a
-          wrong type brings an error of its own and costs the others nothing.
+          One result a prompt, in order. A prompt that is empty, too long, of a wrong
+          type, or of which the model makes no numbers brings an error of its own and
+          costs the others nothing.
 
         Raises:
           ValueError: `max_new_tokens` leaves no position for a prompt, or there are
@@ -154,20 +242,24 @@ class Engine:
         if ids is not None and len(ids) != len(prompts):
             raise ValueError(f"Got {len(prompts)} prompts and {len(ids)} ids.")
         documents, errors = self._encode(prompts, longest)
-        results = {
-            i: Generation(
-                text="", tokens=(), logprob=float("nan"), stopped=False, error=error
-            )
-            for i, error in errors.items()
-        }
+        results = {i: _failed(error) for i, error in errors.items()}
         seeds = {
             i: record_seed(np.asarray(d, np.int32).tobytes() if ids is None else ids[i])
             for i, d in documents.items()
         }
-        smallest = min(_SMALLEST_DECODING_SLOT, self.max_prompt_tokens)
-        with self._lock, jax.set_mesh(self.mesh):
-            for shape, group in self._groups(documents, smallest):
-                self._generate_group(shape, group, seeds, sampling, results)
+
+        def work() -> None:
+            waiting = {i: d for i, d in documents.items() if i not in results}
+            batches = self._decoding_batches(waiting)
+            batch = next(batches, None)
+            while batch is not None:
+                out = self._launch(batch, seeds, sampling)
+                # The next batch is packed while the device works on this one.
+                following = next(batches, None)
+                self._collect(batch, out, results)
+                batch = following
+
+        self._on_device(work)
         return [results[i] for i in range(len(prompts))]
 
     def score(
@@ -189,7 +281,7 @@ class Engine:
             pairs = [(prompt, label) for prompt in prompts for label in labels]
             flat = self.loglikelihood([p for p, _ in pairs], [t for _, t in pairs])
             return flat.reshape(len(prompts), len(labels))
-        tokens = jnp.asarray([target[0] for target in targets])
+        tokens = np.asarray([target[0] for target in targets], np.int32)
         scores = np.full((len(prompts), len(labels)), np.nan, np.float32)
         documents, _ = self._encode(prompts, self.max_prompt_tokens)
         for row, values in self._run(
@@ -320,21 +412,92 @@ class Engine:
             raise ValueError(f"Labels need tokens, got {list(labels)}.")
         return targets
 
-    def _groups(
-        self, documents: Mapping[int, list[int]], smallest: int = 0
-    ) -> Iterator[tuple[RowShape, dict[int, list[int]]]]:
-        """Documents by the smallest slot that holds them; by nothing around them."""
-        shapes = [s for s in self._shapes if s.slot_tokens >= smallest]
-        least = 0
-        for shape in shapes:
-            group = {
-                i: documents[i]
-                for i in sorted(documents)
-                if least < len(documents[i]) <= shape.slot_tokens
-            }
-            least = shape.slot_tokens
-            if group:
-                yield shape, group
+    def _shape(self, longest: int, smallest: int, most_slots: int) -> RowShape:
+        """Rows whose slots hold documents of up to `longest` tokens."""
+        enough = max(longest, min(smallest, self._slot_tokens[-1]))
+        size = next(s for s in self._slot_tokens if s >= enough)
+        # As many slots as there are documents, if each fills more than half of its own.
+        slots = self._row_tokens // max(size // 2, _LEAST_SLOT_TOKENS)
+        return RowShape(
+            rows=self.mesh.shape["data"],
+            tokens=self._row_tokens,
+            slots=min(slots, most_slots),
+            slot_tokens=size,
+        )
+
+    def _packed(
+        self, documents: Mapping[int, list[int]], smallest: int = 0, most: int = 1 << 30
+    ) -> Iterator[tuple[RowShape, list[list[int]]]]:
+        """All documents in full rows: the longest first, and shorter ones in the gaps.
+
+        The longest decides the size of the slots.
+        """
+        waiting = sorted(documents, key=lambda i: (-len(documents[i]), i))
+        while waiting:
+            shape = self._shape(len(documents[waiting[0]]), smallest, most)
+            rows, left = assign([len(documents[i]) for i in waiting], shape)
+            yield shape, [[waiting[j] for j in row] for row in rows]
+            waiting = [waiting[j] for j in left]
+
+    def _decoding_batches(
+        self, documents: Mapping[int, list[int]]
+    ) -> Iterator["_DecodingBatch"]:
+        """Documents that are decoded together, each batch with what prefills it."""
+        batch: _DecodingBatch | None = None
+        num_slots = self._decoding_slots
+        for shape, rows in self._packed(documents, _SMALLEST_DECODING_SLOT, num_slots):
+            if batch is not None and not batch.has_room_for(rows):
+                yield batch
+                batch = None
+            if batch is None:
+                # Later rows hold shorter documents, so its slots are large enough.
+                batch = _DecodingBatch(shape.rows, num_slots, shape.slot_tokens)
+            batch.add(shape, rows, documents)
+        if batch is not None:
+            yield batch
+
+    def _launch(
+        self,
+        batch: "_DecodingBatch",
+        seeds: Mapping[int, int],
+        sampling: SamplingConfig,
+    ) -> tuple[Array, Array, Array, Array]:
+        """Enqueues the prefills and the decoding of one batch."""
+        num_rows, num_slots = len(batch.held), batch.num_slots
+        cache = _empty_cache(self.model, num_rows, num_slots, batch.slot_tokens)
+        for rows, places in batch.prefills:
+            prefilled = _prefill(self.model, put_rows(rows, self.mesh))
+            cache = _insert(cache, prefilled, put_rows(places, self.mesh))
+            self._usage.row_tokens += rows.tokens.size
+        lens, records, used = batch.slots(seeds)
+        put = put_rows((lens, records, used), self.mesh)
+        text = None
+        if sampling.no_repeat_ngram:
+            text = put_rows(batch.text(sampling.max_new_tokens), self.mesh)
+        return _decode(self.model, cache, *put, text, sampling)
+
+    def _collect(
+        self,
+        batch: "_DecodingBatch",
+        out: tuple[Array, Array, Array, Array],
+        results: dict[int, Generation],
+    ) -> None:
+        """Waits for a batch and reads its answers."""
+        tokens, counts, logprobs, stopped = map(np.asarray, out)
+        for r, held in enumerate(batch.held):
+            for p, (i, document) in enumerate(held):
+                self._count(document)
+                self._usage.new_tokens += int(counts[r, p])
+                if not np.isfinite(logprobs[r, p]):
+                    results[i] = _failed("the model gave no finite probability")
+                    continue
+                ids = tokens[r, p, : counts[r, p] - stopped[r, p]].tolist()
+                results[i] = Generation(
+                    text=self.tokenizer.decode(ids),
+                    tokens=tuple(ids),
+                    logprob=float(logprobs[r, p]),
+                    stopped=bool(stopped[r, p]),
+                )
 
     def _run(
         self,
@@ -342,77 +505,138 @@ class Engine:
         program: Callable[[Decoder, Rows, list[list[int]], RowShape], jax.Array],
     ) -> list[tuple[list[int], np.ndarray]]:
         """What `program` makes of packed documents, given with those in each row."""
-        with self._lock, jax.set_mesh(self.mesh):
+        results: list[tuple[list[int], np.ndarray]] = []
+
+        def work() -> None:
+            results.clear()
             # All is enqueued before the first is read, so that the device never waits.
             launched = []
-            for shape, group in self._groups(documents):
-                for rows in _packed(group, shape):
-                    texts = [[group[i] for i in row] for row in rows]
-                    packed = put_rows(fill(texts, shape), self.mesh)
-                    launched.append((rows, program(self.model, packed, rows, shape)))
-            return [
-                (row, values)
-                for rows, out in launched
-                for row, values in zip(rows, np.asarray(out), strict=True)
-            ]
+            for shape, rows in self._packed(documents):
+                texts = [[documents[i] for i in row] for row in rows]
+                packed = put_rows(fill(texts, shape), self.mesh)
+                launched.append((rows, program(self.model, packed, rows, shape)))
+                self._usage.row_tokens += shape.rows * shape.tokens
+            for rows, out in launched:
+                results.extend(zip(rows, np.asarray(out), strict=True))
+            for document in documents.values():
+                self._count(document)
 
-    def _generate_group(
+        if documents:
+            self._on_device(work)
+        return results
+
+    def _on_device(self, work: Callable[[], None]) -> None:
+        """Does `work` when it is its turn; smaller, where memory does not suffice."""
+        with self._lock, jax.set_mesh(self.mesh):
+            started = time.monotonic()
+            while True:
+                try:
+                    work()
+                    break
+                except jax.errors.JaxRuntimeError as error:
+                    full = "RESOURCE_EXHAUSTED" in str(error)
+                    if not full or not self._halve():
+                        raise
+            seconds = time.monotonic() - started
+            self._usage.seconds += seconds
+            self._usage.peak_flops += seconds * self._peak_flops
+
+    def _halve(self) -> bool:
+        """Makes batches smaller from now on; whether they could be."""
+        before = self._decoding_slots, self._row_tokens
+        self._decoding_slots = max(1, self._decoding_slots // 2)
+        self._row_tokens = max(self._slot_tokens[-1], self._row_tokens // 2)
+        return before != (self._decoding_slots, self._row_tokens)
+
+    def _count(self, document: Sequence[int]) -> None:
+        self._usage.useful_tokens += len(document)
+        self._usage.flops += self.config.prefill_flops([len(document)])
+
+
+class _DecodingBatch:
+    """Documents that are decoded together: what prefills them, and their slots.
+
+    Args:
+      num_rows: R.
+      num_slots: P, of a row.
+      slot_tokens: S, the longest prompt.
+    """
+
+    def __init__(self, num_rows: int, num_slots: int, slot_tokens: int) -> None:
+        self.num_slots = num_slots
+        self.slot_tokens = slot_tokens
+        self.held: list[list[tuple[int, list[int]]]] = [[] for _ in range(num_rows)]
+        self.prefills: list[tuple[Rows, Int[np.ndarray, "R C"]]] = []
+
+    def has_room_for(self, rows: Sequence[Sequence[int]]) -> bool:
+        return all(
+            len(held) + len(row) <= self.num_slots
+            for held, row in zip(self.held, rows, strict=True)
+        )
+
+    def add(
         self,
         shape: RowShape,
-        group: Mapping[int, list[int]],
-        seeds: Mapping[int, int],
-        sampling: SamplingConfig,
-        results: dict[int, Generation],
+        rows: Sequence[Sequence[int]],
+        documents: Mapping[int, list[int]],
     ) -> None:
-        """Prefills until the decoding slots of a row are full, decodes, repeats."""
-        num_slots = self._decoding_slots
-        pending = list(group)
-        while pending:
-            cache = _empty_cache(self.model, shape.rows, num_slots, shape.slot_tokens)
-            held: list[list[int]] = [[] for _ in range(shape.rows)]
-            while pending and max(map(len, held)) < num_slots:
-                rows, _ = assign([len(group[i]) for i in pending], shape)
-                places = np.full((shape.rows, shape.slots), num_slots, np.int32)
-                texts = []
-                for r, row in enumerate(rows):
-                    taken = [pending[j] for j in row[: num_slots - len(held[r])]]
-                    places[r, : len(taken)] = len(held[r]) + np.arange(len(taken))
-                    held[r] += taken
-                    texts.append([group[i] for i in taken])
-                taken_now = {i for row in held for i in row}
-                pending = [i for i in pending if i not in taken_now]
-                put = put_rows((fill(texts, shape), places), self.mesh)
-                cache = _prefill(self.model, cache, *put)
-            lens = np.ones((shape.rows, num_slots), np.int32)
-            records = np.zeros((shape.rows, num_slots), np.uint32)
-            used = np.zeros((shape.rows, num_slots), bool)
-            for r, row in enumerate(held):
-                lens[r, : len(row)] = [len(group[i]) for i in row]
-                records[r, : len(row)] = [seeds[i] for i in row]
-                used[r, : len(row)] = True
-            put = put_rows((lens, records, used), self.mesh)
-            out = _decode(self.model, cache, *put, sampling)
-            tokens, counts, logprobs, stopped = map(np.asarray, out)
-            for r, row in enumerate(held):
-                for p, i in enumerate(row):
-                    ids = tokens[r, p, : counts[r, p] - stopped[r, p]].tolist()
-                    results[i] = Generation(
-                        text=self.tokenizer.decode(ids),
-                        tokens=tuple(ids),
-                        logprob=float(logprobs[r, p]),
-                        stopped=bool(stopped[r, p]),
-                    )
+        """Takes in packed documents; `places` says which slot each comes to."""
+        places = np.full((shape.rows, shape.slots), self.num_slots, np.int32)
+        for r, row in enumerate(rows):
+            places[r, : len(row)] = len(self.held[r]) + np.arange(len(row))
+            self.held[r] += [(i, documents[i]) for i in row]
+        texts = [[documents[i] for i in row] for row in rows]
+        self.prefills.append((fill(texts, shape), places))
+
+    def slots(self, seeds: Mapping[int, int]) -> tuple[np.ndarray, ...]:
+        """For each slot: its document's tokens, its seed, and whether it has one."""
+        lens = np.ones((len(self.held), self.num_slots), np.int32)
+        records = np.zeros(lens.shape, np.uint32)
+        used = np.zeros(lens.shape, bool)
+        for r, held in enumerate(self.held):
+            lens[r, : len(held)] = [len(document) for _, document in held]
+            records[r, : len(held)] = [seeds[i] for i, _ in held]
+            used[r, : len(held)] = True
+        return lens, records, used
+
+    def text(self, max_new_tokens: int) -> Int[np.ndarray, "R P length"]:
+        """Each slot's prompt, with room for the answer right after it."""
+        length = self.slot_tokens + max_new_tokens
+        text = np.zeros((len(self.held), self.num_slots, length), np.int32)
+        for r, held in enumerate(self.held):
+            for p, (_, document) in enumerate(held):
+                text[r, p, : len(document)] = document
+        return text
 
 
-def _packed(
-    group: Mapping[int, list[int]], shape: RowShape
-) -> Iterator[list[list[int]]]:
-    """The group's documents, rows after rows, each document once."""
-    pending = list(group)
-    while pending:
-        rows, left = assign([len(group[i]) for i in pending], shape)
-        yield [[pending[j] for j in row] for row in rows]
-        pending = [pending[j] for j in left]
+def use_compilation_cache() -> None:
+    """Lets JAX keep compiled programs in a folder, unless it does so already."""
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    jax.config.update("jax_compilation_cache_dir", str(Path(root) / "xinst_jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _failed(error: str) -> Generation:
+    return Generation(
+        text="", tokens=(), logprob=float("nan"), stopped=False, error=error
+    )
+
+
+def _slots_in_memory(model: Decoder, mesh: Mesh, slot_tokens: int) -> int:
+    """How many documents three quarters of the free memory hold, a power of two."""
+    config = model.config
+    device = mesh.devices.flat[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return _MOST_DECODING_SLOTS
+    heads = config.kv_heads * kv_copies(config, mesh) // mesh.shape["model"]
+    per_token = 2 * config.layers * heads * config.head_width
+    per_slot = per_token * model.embedding.dtype.itemsize * slot_tokens
+    free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    slots = max(1, min(_MOST_DECODING_SLOTS, int(0.75 * free / per_slot)))
+    return 1 << (slots.bit_length() - 1)
 
 
 @jax.jit
@@ -420,7 +644,11 @@ def _score_rows(
     model: Decoder, rows: Rows, labels: Int[Array, " labels"]
 ) -> Float[Array, "R C labels"]:
     x, _ = hidden_of_rows(model, rows)
-    logits = _whole(model.logits(last_states(x, rows)))
+    states = last_states(x, rows)
+    # As many for every size of slot: the product's shape decides its last bits.
+    num_slots = x.shape[1] // _LEAST_SLOT_TOKENS
+    states = jnp.pad(states, ((0, 0), (0, num_slots - states.shape[1]), (0, 0)))
+    logits = _whole(model.logits(states))
     return logits[:, :, labels] - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
 
@@ -444,6 +672,7 @@ def _logit_rows(model: Decoder, rows: Rows) -> Float[Array, "R T V"]:
     return model.logits(x)
 
 
+_CACHE_OF_LAYER = spec("row", None, "heads", None, None)
 _CACHE = spec(None, "row", None, "heads", None, None)
 
 
@@ -469,83 +698,108 @@ def _empty_cache(model: Decoder, rows: int, slots: int, size: int) -> dict[str, 
     }
 
 
-@partial(jax.jit, donate_argnums=1)
-def _prefill(
-    model: Decoder, cache: dict[str, Any], rows: Rows, places: Int[Array, "R C"]
-) -> dict[str, Any]:
-    """Runs packed prompts into the cache's slots `places`; those past its end drop."""
+@jax.jit
+def _prefill(model: Decoder, rows: Rows) -> dict[str, Array]:
+    """Keys and values [L, R, C, K, S, H] of packed prompts, and their last states."""
     x, (k, v) = hidden_of_rows(model, rows, keep_cache=True)
+    return {"k": k, "v": v, "last": last_states(x, rows)}
 
-    def insert(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+
+@partial(jax.jit, donate_argnums=0)
+def _insert(
+    cache: dict[str, Array], prefilled: dict[str, Array], places: Int[Array, "R C"]
+) -> dict[str, Array]:
+    """Puts prompts into the cache's slots `places`; those past its end drop."""
+
+    def keep(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+        size = new.shape[3]
+        return jax.vmap(lambda o, n, i: o.at[i, :, :size].set(n, mode="drop"))(
+            old, new, at
+        )
+
+    def keep_last(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
         return jax.vmap(lambda o, n, i: o.at[i].set(n, mode="drop"))(old, new, at)
 
-    by_layer = jax.vmap(insert, in_axes=(0, 0, None))
+    in_layers = jax.vmap(keep, in_axes=(0, 0, None))
     states, index = spec("row", None, None), spec("row", None)
-    keep = per_device(by_layer, (_CACHE, _CACHE, index), _CACHE)
-    keep_last = per_device(insert, (states, states, index), states)
+    put = per_device(in_layers, (_CACHE, _CACHE, index), _CACHE)
+    put_last = per_device(keep_last, (states, states, index), states)
     return {
-        "k": keep(cache["k"], k, places),
-        "v": keep(cache["v"], v, places),
-        "last": keep_last(cache["last"], last_states(x, rows), places),
+        "k": put(cache["k"], prefilled["k"], places),
+        "v": put(cache["v"], prefilled["v"], places),
+        "last": put_last(cache["last"], prefilled["last"], places),
     }
 
 
-@partial(jax.jit, static_argnums=5)
+@partial(jax.jit, static_argnums=6)
 def _decode(
     model: Decoder,
     cache: dict[str, Any],
     lens: Int[Array, "R P"],
     records: Array,
     used: Array,
+    text: Int[Array, "R P length"] | None,
     sampling: SamplingConfig,
 ) -> tuple[Array, Array, Array, Array]:
     """Draws tokens in all slots until each has ended.
+
+    Args:
+      model: The decoder.
+      cache: What `_prefill` filled.
+      lens: Tokens of each prompt.
+      records: `record_seed` of each prompt.
+      used: Whether a slot holds one.
+      text: Prompts with room for the answers, where no n-gram may come twice.
+      sampling: How tokens are drawn.
 
     Returns:
       Tokens [R, P, max_new_tokens], how many of them count, their summed
       log-probability, and whether the last is an end token, each [R, P].
     """
     by_row, by_slot = spec("row", None), spec("row", None, None)
-    heads, cached = (
-        spec("row", None, "heads", None),
-        spec("row", None, "heads", None, None),
-    )
+    heads, cached = spec("row", None, "heads", None), _CACHE_OF_LAYER
+    two = heads, heads
     ends = jnp.asarray(model.config.eos, jnp.int32)
-    attend_here = per_device(
-        cached_attention,
-        in_specs=(
-            heads,
-            (heads, heads),
-            (cached, cached),
-            (cached, cached),
-            by_row,
-            spec(),
-        ),
-        out_specs=heads,
-    )
 
-    def draw_here(logits: jax.Array, records: jax.Array, step: jax.Array) -> jax.Array:
-        flat = logits.reshape(-1, logits.shape[-1])
-        drawn = sample(flat, records.reshape(-1), step, sampling)
+    def draw_here(
+        logits: jax.Array, records: jax.Array, step: jax.Array, *seen: jax.Array
+    ) -> jax.Array:
+        flat = [a.reshape(-1, *a.shape[2:]) for a in (logits, records, *seen)]
+        drawn = sample(flat[0], flat[1], step, sampling, *flat[2:])
         return drawn.reshape(records.shape).astype(jnp.int32)
 
-    def draw(x: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def draw(
+        x: jax.Array, step: jax.Array, text: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
         logits = _whole(model.logits(x))
-        tokens = per_device(draw_here, (by_slot, by_row, spec()), by_row)(
-            logits, records, step
+        seen = () if text is None else (text, lens + step)
+        specs = () if text is None else (by_slot, by_row)
+        tokens = per_device(draw_here, (by_slot, by_row, spec(), *specs), by_row)(
+            logits, records, step, *seen
         )
         return tokens, chosen_logprobs(logits, tokens)
 
     def is_end(tokens: jax.Array) -> jax.Array:
         return (tokens[:, :, None] == ends[None, None]).any(-1)
 
+    def written(text: jax.Array | None, tokens: jax.Array, step: Any) -> Any:
+        if text is None:
+            return None
+        here = jnp.arange(text.shape[2])[None, None] == (lens + step)[:, :, None]
+        return jnp.where(here, tokens[:, :, None], text)
+
     def advance(state: dict[str, Any]) -> dict[str, Any]:
         step = state["step"]
 
         def attend(
-            q: jax.Array, k: jax.Array, v: jax.Array, memory: Any
+            q: jax.Array, k: jax.Array, v: jax.Array, memory: Any, windowed: Windowed
         ) -> tuple[jax.Array, Any]:
             prompt, suffix = memory
+            attend_here = per_device(
+                partial(cached_attention, windowed=windowed, how=model.how),
+                (heads, two, (cached, cached), (cached, cached), by_row, spec()),
+                heads,
+            )
             return attend_here(q, (k, v), prompt, suffix, lens, step - 1), (k, v)
 
         memory = (cache["k"], cache["v"]), state["suffix"]
@@ -554,7 +808,7 @@ def _decode(
             jax.lax.dynamic_update_slice_in_dim(old, new[:, :, :, :, None], step - 1, 4)
             for old, new in zip(state["suffix"], kept, strict=True)
         )
-        tokens, logprob = draw(x, step)
+        tokens, logprob = draw(x, step, state["text"])
         live = ~state["done"]
         return {
             "step": step + 1,
@@ -563,6 +817,7 @@ def _decode(
             "tokens": jax.lax.dynamic_update_slice_in_dim(
                 state["tokens"], tokens[:, :, None], step, 2
             ),
+            "text": written(state["text"], tokens, step),
             "count": state["count"] + live,
             "logprob": state["logprob"] + jnp.where(live, logprob, 0),
             "done": state["done"] | is_end(tokens),
@@ -572,7 +827,7 @@ def _decode(
     def unfinished(state: dict[str, Any]) -> jax.Array:
         return (state["step"] < sampling.max_new_tokens) & ~state["done"].all()
 
-    first, logprob = draw(cache["last"], jnp.int32(0))
+    first, logprob = draw(cache["last"], jnp.int32(0), text)
     size = sampling.max_new_tokens
     k = cache["k"]
     suffix = jnp.zeros((*k.shape[:4], size, k.shape[5]), k.dtype, out_sharding=_CACHE)
@@ -582,6 +837,7 @@ def _decode(
         "suffix": (suffix, suffix),
         "last": first,
         "tokens": tokens.at[:, :, 0].set(first),
+        "text": written(text, first, 0),
         "count": jnp.ones_like(lens),
         "logprob": logprob,
         "done": ~used | is_end(first),

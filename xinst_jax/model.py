@@ -22,64 +22,100 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from xinst_jax.attention import ragged_attention, take, to_slots
-from xinst_jax.config import ModelConfig, weights_of
+from xinst_jax.attention import (
+    SLOT_BLOCK,
+    How,
+    ragged_attention,
+    take,
+    to_slots,
+)
+from xinst_jax.config import ModelConfig, Rope
+from xinst_jax.families import weights_of
+from xinst_jax.lora import Adapter
 from xinst_jax.packing import Rows
-from xinst_jax.sharding import kv_copies, per_device, spec
+from xinst_jax.quantize import Quantized, quantized_project
+from xinst_jax.sharding import gathered, kv_copies, per_device, spec
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+# Of a layer: the same for all of them, or another in each, within the scan.
+Windowed = bool | jax.Array
+Attend = Callable[
+    [jax.Array, jax.Array, jax.Array, Any, Windowed], tuple[jax.Array, Any]
+]
+Rotation = tuple[Float[Array, "R T half"], Float[Array, "R T half"]]
 
 _HEADS = spec("row", None, "heads", None)
 _WHOLE = spec("row", None, None)
 
 
 class Layers(nnx.Module):
-    """All layers' weights, [L, ...]; within the scan one layer's."""
+    """All layers' weights, [L, ...]; within the scan one layer's.
 
-    attention_norm: nnx.Param
-    query: nnx.Param
-    key: nnx.Param
-    value: nnx.Param
-    output: nnx.Param
-    mlp_norm: nnx.Param
-    gate: nnx.Param
-    up: nnx.Param
-    down: nnx.Param
+    Their names are those of `weights_of`. A matrix may be `Quantized`, and may have an
+    `Adapter` beside it, called `query_adapter` and so on.
+    """
 
-    def __init__(self, weights: Mapping[str, jax.Array], config: ModelConfig) -> None:
+    def __init__(self, weights: Mapping[str, Any], config: ModelConfig) -> None:
         self.config = config
         for name in weights_of(config):
             if name.startswith("layers."):
-                setattr(self, name.removeprefix("layers."), nnx.Param(weights[name]))
+                setattr(self, name.removeprefix("layers."), _param(weights[name]))
 
     def __call__(
         self,
         x: Float[Array, "R T D"],
-        rotation: tuple[Float[Array, "R T half"], Float[Array, "R T half"]],
+        rotation: Rotation,
         attend: Attend,
         memory: Any,
+        windowed: Windowed,
     ) -> tuple[Float[Array, "R T D"], Any]:
         """One layer; `memory` is its part of what `attend` reads."""
-        h = rms_norm(x, self.attention_norm[...], self.config.norm_eps)
-        q = rotate(self._heads(h, self.query), *rotation)
-        k = rotate(self._kv_heads(h, self.key), *rotation)
-        attended, kept = attend(q, k, self._kv_heads(h, self.value), memory)
+        h = self._norm(x, "attention_norm")
+        q = rotate(self._normed(self._heads(h, "query"), "query_norm"), *rotation)
+        k = rotate(self._normed(self._kv_heads(h, "key"), "key_norm"), *rotation)
+        v = self._kv_heads(h, "value")
+        attended, kept = attend(q, k, v, memory, windowed)
         attended = attended.reshape(*x.shape[:2], -1)
-        x = x + project(attended, self.output[...], _WHOLE)
-        h = rms_norm(x, self.mlp_norm[...], self.config.norm_eps)
-        h = jax.nn.silu(project(h, self.gate[...])) * project(h, self.up[...])
-        return x + project(h, self.down[...], _WHOLE), kept
+        branch = self._project(attended, "output", _WHOLE)
+        x = x + self._normed(branch, "attention_end_norm")
+        h = self._norm(x, "mlp_norm")
+        gated = _ACTIVATIONS[self.config.activation](self._project(h, "gate"))
+        branch = self._project(gated * self._project(h, "up"), "down", _WHOLE)
+        return x + self._normed(branch, "mlp_end_norm"), kept
 
-    def _heads(self, x: jax.Array, weight: nnx.Param) -> jax.Array:
-        flat = project(x, weight[...])
+    def _project(
+        self, x: jax.Array, name: str, out_sharding: PartitionSpec | None = None
+    ) -> Float[Array, "R T outputs"]:
+        weight = getattr(self, name)
+        if isinstance(weight, Quantized):
+            out = quantized_project(x, weight, out_sharding)
+        else:
+            out = project(x, gathered(weight[...]), out_sharding)
+        adapter: Adapter | None = getattr(self, f"{name}_adapter", None)
+        if adapter is not None:
+            inner = project(x, adapter.down[...], _WHOLE)
+            out = out + adapter.scale * project(inner, adapter.up[...], out_sharding)
+        bias = getattr(self, f"{name}_bias", None)
+        return out if bias is None else out + bias[...][None, None]
+
+    def _norm(self, x: jax.Array, name: str) -> jax.Array:
+        config = self.config
+        scale = getattr(self, name)[...]
+        return rms_norm(x, scale, config.norm_eps, offset=config.norm_offset)
+
+    def _normed(self, x: jax.Array, name: str) -> jax.Array:
+        """Normed in families that have this norm."""
+        return self._norm(x, name) if hasattr(self, name) else x
+
+    def _heads(self, x: jax.Array, name: str) -> Float[Array, "R T heads H"]:
+        flat = self._project(x, name)
         width = self.config.head_width
         # Stated, because a split of size 1 would else move on to the heads' width.
         split = PartitionSpec(*jax.typeof(flat).sharding.spec, None)
         shape = *flat.shape[:2], flat.shape[2] // width, width
         return jnp.reshape(flat, shape, out_sharding=split)
 
-    def _kv_heads(self, x: jax.Array, weight: nnx.Param) -> jax.Array:
-        heads = self._heads(x, weight)
+    def _kv_heads(self, x: jax.Array, name: str) -> Float[Array, "R T heads H"]:
+        heads = self._heads(x, name)
         copies = kv_copies(self.config, jax.sharding.get_abstract_mesh())
         if copies > 1:
             heads = jnp.repeat(heads, copies, axis=2)
@@ -88,10 +124,19 @@ class Layers(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """A Llama-family decoder over the arrays that `weights_of(config)` describes."""
+    """A decoder over the arrays that `weights_of(config)` describes.
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, jax.Array]) -> None:
+    Args:
+      config: The architecture.
+      weights: Arrays, or matrices of `quantize.quantized`, by those names.
+      kernel: Of attention, as `attention.choose_kernel` says.
+    """
+
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, Any], kernel: str = "reference"
+    ) -> None:
         self.config = config
+        self.kernel = kernel
         self.embedding = nnx.Param(weights["embedding"])
         self.layers = Layers(weights, config)
         self.final_norm = nnx.Param(weights["final_norm"])
@@ -100,7 +145,18 @@ class Decoder(nnx.Module):
 
     @property
     def head_weight(self) -> Float[Array, "V D"]:
-        return (self.embedding if self.config.tied else self.head)[...]
+        return gathered((self.embedding if self.config.tied else self.head)[...])
+
+    @property
+    def how(self) -> How:
+        """What attention needs to know."""
+        config = self.config
+        return How(
+            scale=config.query_scale,
+            softcap=config.attention_softcap,
+            window=config.window,
+            kernel=self.kernel,
+        )
 
     def weights(self) -> dict[str, jax.Array]:
         """Its arrays by the names of `weights_of`."""
@@ -125,28 +181,63 @@ class Decoder(nnx.Module):
         Args:
           tokens: Ids.
           positions: Of each token in its own text.
-          attend: From (q, k, v, the layer's memory) to what is attended to and what
-            to keep of the layer.
+          attend: From (q, k, v, the layer's memory, whether it is windowed) to what is
+            attended to and what to keep of the layer.
           memory: What attention reads besides, stacked over layers, or None.
 
         Returns:
           The final normed states, and what `attend` kept, stacked over layers.
         """
-        x = self.embedding[...].at[tokens].get(out_sharding=_WHOLE)
-        rotation = rope_rotation(positions, self.config)
+        config = self.config
+        x = gathered(self.embedding[...]).at[tokens].get(out_sharding=_WHOLE)
+        if config.scaled_embedding:
+            # Rounded to the compute type first, as Gemma was trained.
+            x = x * jnp.asarray(config.width**0.5, x.dtype)
+        whole = rope_rotation(positions, config.rope, config.head_width)
+        local = whole
+        if config.local_rope:
+            local = rope_rotation(positions, config.local_rope, config.head_width)
+        # One flag for all layers is no input of the scan: nothing is then chosen in it.
+        same: bool | None = any(config.windowed)
+        if same and not all(config.windowed):
+            same = None
+        flags = jnp.asarray(config.windowed) if same is None else None
 
         # For gradients a layer is run again: keeping what is inside it would take
         # gigabytes in a large model, and on CPU writing it takes longer than that.
         @jax.checkpoint
-        def layer(x: jax.Array, own: tuple[Layers, Any]) -> tuple[jax.Array, Any]:
-            return own[0](x, rotation, attend, own[1])
+        def layer(x: jax.Array, own: tuple[Layers, Any, Any]) -> tuple[jax.Array, Any]:
+            layers, memory, flag = own
+            if same is None:
+                rotation = jax.tree.map(partial(jnp.where, flag), local, whole)
+                return layers(x, rotation, attend, memory, flag)
+            return layers(x, local if same else whole, attend, memory, same)
 
-        x, kept = jax.lax.scan(layer, x, (self.layers, memory))
-        return rms_norm(x, self.final_norm[...], self.config.norm_eps), kept
+        x, kept = jax.lax.scan(layer, x, (self.layers, memory, flags))
+        norm = self.final_norm[...]
+        return rms_norm(x, norm, config.norm_eps, offset=config.norm_offset), kept
 
     def logits(self, x: Float[Array, "R T D"]) -> Float[Array, "R T V"]:
         """In float32 whatever the weights are."""
-        return project(x, self.head_weight, None, "float32")
+        return head_logits(x, self.head_weight, self.config.logit_softcap)
+
+
+def head_logits(
+    x: Float[Array, "R T D"], head: Float[Array, "V D"], softcap: float | None
+) -> Float[Array, "R T V"]:
+    """Logits of final states, in float32."""
+    logits = project(x, head, None, "float32")
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+
+def _param(weight: Any) -> Any:
+    return weight if isinstance(weight, Quantized) else nnx.Param(weight)
+
+
+_ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -200,19 +291,32 @@ project.defvjp(
 
 
 def rms_norm(
-    x: Float[Array, "R T D"], scale: Float[Array, " D"], eps: float
-) -> Float[Array, "R T D"]:
-    """`x` over its root mean square, computed in float32, times `scale`."""
+    x: Float[Array, "R T *heads D"],
+    scale: Float[Array, " D"],
+    eps: float,
+    *,
+    offset: bool = False,
+) -> Float[Array, "R T *heads D"]:
+    """`x` over its root mean square (Zhang, Sennrich 2019), times `scale`.
+
+    Args:
+      x: Normed over its last axis, in float32.
+      scale: One factor a coordinate.
+      eps: Added to the mean square.
+      offset: Multiply by `1 + scale`, before the result is rounded (Gemma).
+    """
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + eps)
+    if offset:
+        return _times(wide, 1 + scale.astype(jnp.float32)).astype(x.dtype)
     return _times(wide.astype(x.dtype), scale)
 
 
 @jax.custom_vjp
 def _times(
-    x: Float[Array, "R T D"], scale: Float[Array, " D"]
-) -> Float[Array, "R T D"]:
-    return x * scale[None, None]
+    x: Float[Array, "R T *heads D"], scale: Float[Array, " D"]
+) -> Float[Array, "R T *heads D"]:
+    return x * jnp.expand_dims(scale, range(x.ndim - 1))
 
 
 def _times_back(
@@ -220,34 +324,39 @@ def _times_back(
 ) -> tuple[jax.Array, jax.Array]:
     """The scale's gradient as a matrix product: XLA's sum of columns is slow on CPU."""
     x, scale = kept
-    ones = jnp.ones_like(x[:, :, 0])
-    scale_back = jnp.einsum("rt,rtd->d", ones, g * x, out_sharding=spec(None))
-    return g * scale[None, None], scale_back
+    ones = jnp.ones_like(x[..., 0])
+    scale_back = jnp.einsum("...,...d->d", ones, g * x, out_sharding=spec(None))
+    return g * jnp.expand_dims(scale, range(x.ndim - 1)), scale_back
 
 
 _times.defvjp(lambda x, scale: (_times(x, scale), (x, scale)), _times_back)
 
 
-def rope_frequencies(config: ModelConfig) -> np.ndarray:
-    """Radians a position for each pair of a head's coordinates, [H/2]."""
-    exponents = np.arange(0, config.head_width, 2) / config.head_width
-    frequencies = config.rope_theta**-exponents
-    if (scaling := config.rope_scaling) is None:
+def rope_frequencies(rope: Rope, head_width: int) -> np.ndarray:
+    """Radians a position for each pair of a head's coordinates, [H/2].
+
+    Su et al. 2021; the stretching by wavelength is Llama 3.1's, as transformers has it.
+    """
+    exponents = np.arange(0, head_width, 2) / head_width
+    frequencies = rope.theta**-exponents
+    if (scaling := rope.scaling) is None:
         return frequencies.astype(np.float32)
+    stretched = frequencies / scaling.factor
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    if low is None or high is None or scaling.original_positions is None:
+        return stretched.astype(np.float32)
     # How often a wave turns in the original context decides: fast waves stay, slow
     # ones are stretched by `factor`, and between the bounds it is interpolated.
     turns = scaling.original_positions * frequencies / (2 * np.pi)
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
     kept = np.clip((turns - low) / (high - low), 0, 1)
-    stretched = frequencies / scaling.factor
     return (kept * frequencies + (1 - kept) * stretched).astype(np.float32)
 
 
 def rope_rotation(
-    positions: Int[Array, "R T"], config: ModelConfig
-) -> tuple[Float[Array, "R T half"], Float[Array, "R T half"]]:
+    positions: Int[Array, "R T"], rope: Rope, head_width: int
+) -> Rotation:
     """Cosine and sine of every token's rotation, in float32."""
-    angles = positions[..., None] * rope_frequencies(config)[None, None]
+    angles = positions[..., None] * rope_frequencies(rope, head_width)[None, None]
     return jnp.cos(angles), jnp.sin(angles)
 
 
@@ -273,16 +382,16 @@ def hidden_of_rows(
     """
     by_row, by_slot = spec("row", None), spec("row", None, None)
     cache = spec("row", None, "heads", None, None)
-    attend_here = per_device(
-        ragged_attention,
-        in_specs=(_HEADS, _HEADS, _HEADS, by_slot, by_row, by_row),
-        out_specs=(_HEADS, (cache, cache)),
-    )
+    index = rows.slot_index, rows.token_slot, rows.lens
 
     def attend(
-        q: jax.Array, k: jax.Array, v: jax.Array, memory: None
+        q: jax.Array, k: jax.Array, v: jax.Array, memory: None, windowed: Windowed
     ) -> tuple[jax.Array, Any]:
-        index = rows.slot_index, rows.token_slot, rows.lens
+        attend_here = per_device(
+            partial(ragged_attention, windowed=windowed, how=model.how),
+            in_specs=(_HEADS, _HEADS, _HEADS, by_slot, by_row, by_row),
+            out_specs=(_HEADS, (cache, cache)),
+        )
         out, kept = attend_here(q, k, v, *index)
         return out, kept if keep_cache else None
 
@@ -309,8 +418,12 @@ def mean_states(x: Float[Array, "R T D"], rows: Rows) -> Float[Array, "R C D"]:
     rows_of, by_row = spec("row", None, None), spec("row", None)
 
     def mean(x: jax.Array, slots: jax.Array, at: jax.Array, lens: Any) -> jax.Array:
-        # Through slots: summed at a row's offsets, the last bit would depend on them.
-        return to_slots(x, slots, at).sum(2) / lens[:, :, None]
+        # Through slots: summed at a row's offsets, the last bit would depend on them;
+        # and block by block, for else it would depend on the slot's size.
+        alone = to_slots(x, slots, at)
+        blocks = alone.reshape(*alone.shape[:2], -1, SLOT_BLOCK, alone.shape[3])
+        sums = blocks.sum(3)
+        return sum(sums[:, :, i] for i in range(sums.shape[2])) / lens[:, :, None]
 
     split = per_device(mean, (rows_of, rows_of, by_row, by_row), rows_of)
     return split(x.astype(jnp.float32), rows.slot_index, rows.token_slot, rows.lens)
@@ -356,7 +469,7 @@ def target_logprobs(
     @jax.checkpoint
     def logprobs(states: jax.Array, asked: jax.Array, ids: jax.Array) -> jax.Array:
         def compute() -> jax.Array:
-            logits = project(states, head, None, "float32")
+            logits = head_logits(states, head, model.config.logit_softcap)
             return jnp.where(asked, chosen_logprobs(logits, ids), 0.0)
 
         return jax.lax.cond(

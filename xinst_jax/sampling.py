@@ -25,6 +25,8 @@ def sample(
     records: UInt32[Array, " B"],
     step: Int[Array, ""],
     config: SamplingConfig,
+    text: Int[Array, "B length"] | None = None,
+    text_tokens: Int[Array, " B"] | None = None,
 ) -> Int[Array, " B"]:
     """One token id per row.
 
@@ -34,7 +36,12 @@ def sample(
         key, so the place in the batch never matters.
       step: Number of tokens drawn before.
       config: Greedy at temperature 0; else filters by top_k, then by top_p.
+      text: What was written so far, if `config.no_repeat_ngram` is set.
+      text_tokens: How much of it.
     """
+    if config.no_repeat_ngram:
+        assert text is not None and text_tokens is not None
+        logits = _without_repeats(logits, text, text_tokens, config.no_repeat_ngram)
     if config.temperature == 0:
         return jnp.argmax(logits, axis=-1)
     logits = logits / config.temperature
@@ -49,6 +56,30 @@ def sample(
         return jax.random.categorical(jax.random.fold_in(key, step), logits)
 
     return jax.vmap(draw)(logits, records)
+
+
+def _without_repeats(
+    logits: Float[Array, "B V"],
+    text: Int[Array, "B length"],
+    text_tokens: Int[Array, " B"],
+    size: int,
+) -> Float[Array, "B V"]:
+    """-inf for tokens that would end a run of `size` tokens that was there before.
+
+    transformers' `no_repeat_ngram_size`: the prompt counts as well.
+    """
+    starts = jnp.arange(text.shape[1] - size + 1)
+    # The last tokens, which one more would make a run.
+    back = text_tokens[:, None] - (size - 1) + jnp.arange(size - 1)[None]
+    last = jnp.take_along_axis(text, jnp.maximum(back, 0), axis=1)
+    same = (starts[None] + size <= text_tokens[:, None]) & (text_tokens >= size)[
+        :, None
+    ]
+    for offset in range(size - 1):
+        same &= text[:, starts + offset] == last[:, offset, None]
+    ended = text[:, starts + size - 1]
+    worst = jnp.where(same, -jnp.inf, jnp.inf)
+    return jax.vmap(lambda row, i, value: row.at[i].min(value))(logits, ended, worst)
 
 
 def _keep_likeliest(

@@ -8,7 +8,8 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from xinst_jax.config import ModelConfig, weights_of
+from xinst_jax.config import ModelConfig
+from xinst_jax.families import weights_of
 
 # Logical axis -> mesh axis. Axes that are not here are whole on every device.
 _SPLIT = {
@@ -53,8 +54,16 @@ def kv_copies(config: ModelConfig, mesh: AbstractMesh | Mesh) -> int:
     return max(1, mesh.shape["model"] // config.kv_heads)
 
 
-def weight_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, NamedSharding]:
+def weight_shardings(
+    config: ModelConfig, mesh: Mesh, *, spread: bool = False
+) -> dict[str, NamedSharding]:
     """Where each weight of `weights_of(config)` lives.
+
+    Args:
+      config: Says which weights there are.
+      mesh: Of axes (data, model).
+      spread: Split matrices over the data axis as well, as training does: states of the
+        optimiser take many times what weights do. See `gathered`.
 
     Raises:
       ValueError: A size does not divide by the mesh's model axis; shows both.
@@ -68,10 +77,36 @@ def weight_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, NamedSharding
             )
     # Fewer key/value heads than devices: their weights stay whole, see `kv_copies`.
     whole = {"kv_heads"} if kv_copies(config, mesh) > 1 else set()
+    data = mesh.shape["data"]
+    if spread and config.width % data:
+        raise ValueError(
+            f"width={config.width} does not divide by the mesh's data={data}."
+        )
+
+    def partition(axes: tuple[str | None, ...]) -> P:
+        split = spec(*(None if axis in whole else axis for axis in axes))
+        if not spread:
+            return split
+        return P(
+            *("data" if a == "width" else s for a, s in zip(axes, split, strict=True))
+        )
+
     return {
-        name: NamedSharding(mesh, spec(*(None if a in whole else a for a in w.axes)))
-        for name, w in weights_of(config).items()
+        name: NamedSharding(mesh, partition(weight.axes))
+        for name, weight in weights_of(config).items()
     }
+
+
+def gathered(weight: jax.Array) -> jax.Array:
+    """A weight as the forward pass multiplies with it: whole along the data axis.
+
+    In training weights are spread over that axis, and each layer's are gathered when it
+    runs (FSDP; Zhao et al. 2023); the gradient's way back is a reduce-scatter.
+    """
+    split = jax.typeof(weight).sharding.spec
+    if "data" not in split:
+        return weight
+    return jax.sharding.reshard(weight, P(*(None if a == "data" else a for a in split)))
 
 
 def put_rows(arrays: Any, mesh: Mesh) -> Any:

@@ -139,6 +139,7 @@ def new_checkpoint(
         heads=heads,
         kv_heads=kv_heads,
         head_width=width // heads,
+        query_scale=(width // heads) ** -0.5,
         mlp_width=mlp_width,
         max_positions=max_positions,
         tied=True,

@@ -17,15 +17,23 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from xinst_jax.config import ModelConfig, weights_of
+from xinst_jax.config import ModelConfig
+from xinst_jax.families import canonical_name, config_json, weights_of
+from xinst_jax.quantize import quantized
 from xinst_jax.sharding import weight_shardings
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def load_weights(
-    path: str | os.PathLike[str], config: ModelConfig, dtype: str, mesh: Mesh
-) -> dict[str, jax.Array]:
+    path: str | os.PathLike[str],
+    config: ModelConfig,
+    dtype: str,
+    mesh: Mesh,
+    *,
+    quantize: str | None = None,
+    spread: bool = False,
+) -> dict[str, Any]:
     """Reads `model.safetensors`, or the files that its index names.
 
     Each device's part is read by itself, so the host never holds more than that.
@@ -35,6 +43,9 @@ def load_weights(
       config: Says which weights there must be.
       dtype: "float32" or "bfloat16"; what the arrays become.
       mesh: Where they go.
+      quantize: "int8" or "fp8" turns the layers' matrices into `Quantized`, each as
+        soon as it is read.
+      spread: Over the mesh's data axis as well, for training.
 
     Returns:
       Arrays by the names of `weights_of(config)`.
@@ -45,19 +56,20 @@ def load_weights(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
-    shardings = weight_shardings(config, mesh)
+    shardings = weight_shardings(config, mesh, spread=spread)
     with contextlib.ExitStack() as stack:
         tensors: dict[str, Any] = {}
         for file in _files(Path(path)):
             opened = stack.enter_context(safe_open(file, framework="numpy"))
-            tensors |= {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            for name in opened.keys():  # noqa: SIM118
+                if ours := canonical_name(name):
+                    tensors[ours] = opened.get_slice(name)
         _check(tensors, config, Path(path))
         arrays = {}
         for name, weight in weights_of(config).items():
             read = _Reader(tensors, weight.checkpoint, weight.shape, DTYPES[dtype])
-            arrays[name] = jax.make_array_from_callback(
-                weight.shape, shardings[name], read
-            )
+            array = jax.make_array_from_callback(weight.shape, shardings[name], read)
+            arrays[name] = quantized(name, array, quantize, mesh)
         return jax.block_until_ready(arrays)
 
 
@@ -114,7 +126,7 @@ def save_checkpoint(
             for layer in range(config.layers):
                 tensors[weight.checkpoint.format(layer=layer)] = array[layer]
         save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
-        described = config.to_json()
+        described = config_json(config)
         described["torch_dtype"] = str(array.dtype)
         _write_json(draft / "config.json", described)
         ends = {key: described[key] for key in ("bos_token_id", "eos_token_id")}
@@ -187,13 +199,12 @@ def _check(tensors: Mapping[str, Any], config: ModelConfig, path: Path) -> None:
                 expected[name] = weight.shape[1:]
         else:
             expected[weight.checkpoint] = weight.shape
-    # Tied models are sometimes saved with the head as a copy of the embedding, and
-    # old ones with the rotary frequencies, which follow from the config.
+    # Tied models are sometimes saved with the head as a copy of the embedding.
     spare = {"lm_head.weight"} if config.tied else set()
     found = {
         name: tuple(tensor.get_shape())
         for name, tensor in tensors.items()
-        if name not in spare and not name.endswith("rotary_emb.inv_freq")
+        if name not in spare
     }
     for name, shape in expected.items():
         if name not in found:

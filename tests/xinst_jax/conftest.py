@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from xinst_jax.config import ModelConfig, RopeScaling, weights_of
+from xinst_jax.config import ModelConfig, Rope, RopeScaling
 from xinst_jax.engine import Engine
+from xinst_jax.families import weights_of
 from xinst_jax.weights import save_checkpoint
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -27,9 +28,12 @@ TINY = ModelConfig(
     mlp_width=48,
     max_positions=320,
     norm_eps=1e-6,
-    rope_theta=100.0,
-    rope_scaling=RopeScaling(
-        factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=64
+    query_scale=8**-0.5,
+    rope=Rope(
+        theta=100.0,
+        scaling=RopeScaling(
+            factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=64
+        ),
     ),
     bos=0,
     eos=(1, 2),
@@ -103,7 +107,7 @@ def engine(checkpoint: Path) -> Engine:
 
 @pytest.fixture(scope="session")
 def tied_config() -> ModelConfig:
-    return dataclasses.replace(TINY, tied=True, rope_scaling=None, kv_heads=8)
+    return dataclasses.replace(TINY, tied=True, rope=Rope(theta=100.0), kv_heads=8)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from xinst_jax.attention import to_rows, to_slots
-from xinst_jax.config import ModelConfig
+from xinst_jax.config import ModelConfig, Rope
 from xinst_jax.engine import Engine
 from xinst_jax.packing import RowShape, fill
 
@@ -26,8 +26,8 @@ def naive_logits(config: ModelConfig, w: dict, tokens: list[int]) -> np.ndarray:
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps) * scale
 
     def frequency(pair: int) -> float:
-        plain = config.rope_theta ** (-2 * pair / width)
-        if (s := config.rope_scaling) is None:
+        plain = config.rope.theta ** (-2 * pair / width)
+        if (s := config.rope.scaling) is None:
             return plain
         wavelength = 2 * math.pi / plain
         if wavelength < s.original_positions / s.high_freq_factor:
@@ -77,8 +77,8 @@ def naive_logits(config: ModelConfig, w: dict, tokens: list[int]) -> np.ndarray:
     "changes",
     [
         {},
-        {"rope_scaling": None, "tied": True, "kv_heads": 8},
-        {"kv_heads": 1, "head_width": 4, "norm_eps": 1e-2},
+        {"rope": Rope(theta=100.0), "tied": True, "kv_heads": 8},
+        {"kv_heads": 1, "head_width": 4, "query_scale": 0.5, "norm_eps": 1e-2},
     ],
     ids=["llama3", "tied", "multi-query"],
 )
@@ -110,8 +110,8 @@ def test_every_part_of_the_config_moves_the_logits(
     weights = random_arrays(tiny)
     base = engine.logits(np.asarray([tokens]), np.asarray([60]))[0]
     for change in (
-        {"rope_theta": 1e6},
-        {"rope_scaling": None},
+        {"rope": dataclasses.replace(tiny.rope, theta=1e6)},
+        {"rope": Rope(theta=100.0)},
         {"norm_eps": 1e-3},
     ):
         other = naive_logits(dataclasses.replace(tiny, **change), weights, tokens)
