@@ -9,7 +9,7 @@ RECIPE := examples/demo.toml
 export TF_CPP_MIN_LOG_LEVEL = 3
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test lint types install bench-ingest clean
+.PHONY: demo test lint types install bench-ingest bench-engine tpu-fit golden clean
 
 demo: $(VENV)/.demo $(OUT)/crawl $(OUT)/checkpoints/generator/config.json \
 		$(OUT)/checkpoints/evaluator/config.json
@@ -47,7 +47,7 @@ install: $(VENV)/.test
 # Installed once for each set of extras; a change of pins or of setup.py renews it.
 $(VENV)/.demo: setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[demo]"
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[build]"
 	@touch $@
 
 $(VENV)/.test: setup.py constraints.txt
@@ -75,5 +75,37 @@ $(DATATROVE)/.installed:
 		"datatrove[io]==0.10.1" "trafilatura>=1.8,<1.12" lxml_html_clean
 	@touch $@
 
+# The CPU part of the engine's figures; about TIME_MINUTES minutes on two cores.
+TORCH := .venv-torch
+
+bench-engine: $(VENV)/.test $(TORCH)/.installed
+	$(BIN)/python benchmarks/engine_parity.py
+	$(BIN)/python benchmarks/engine_counts.py
+	$(BIN)/python benchmarks/engine_speed.py --torch $(TORCH)/bin/python
+	$(BIN)/python benchmarks/gpu_engine.py --small --torch $(TORCH)/bin/python
+
+# What parity is tested against; the files are in the repository, the tests need no torch.
+golden: $(TORCH)/.installed
+	$(TORCH)/bin/python tests/xinst_jax/golden/make_golden.py
+
+# The index has torch for CUDA alone, of 5.6 GB; it runs without a GPU.
+$(TORCH)/.installed:
+	@test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/python -m pip install --disable-pip-version-check -q \
+		torch==2.15.0 transformers==5.12.1 numpy==2.2.6 safetensors==0.8.0
+	@touch $@
+
+# Needs no TPU: the TPU's compiler runs anywhere. Of Google Cloud's terms, so apart.
+TPU := .venv-tpu
+
+tpu-fit: $(TPU)/.installed
+	$(TPU)/bin/python benchmarks/tpu_fit.py
+
+$(TPU)/.installed:
+	@test -x $(TPU)/bin/python || $(PYTHON) -m venv $(TPU)
+	$(TPU)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt \
+		-e ".[train,tpu-fit]"
+	@touch $@
+
 clean:
-	rm -rf out $(VENV) $(DATATROVE)
+	rm -rf out $(VENV) $(DATATROVE) $(TORCH) $(TPU)

@@ -33,8 +33,10 @@ ENGINE = [
     "tokenizers",
     "tqdm",
 ]
+# The TPU's compiler, to compile for TPUs where there are none; not open source.
+TPU_FIT = ["libtpu==0.0.42.1"]
 S3 = ["apache-beam[aws]>=2.77"]
-GRAIN = ["grain>=0.2.18"]
+TRAIN = ["grain>=0.2.18", "orbax-checkpoint>=0.12"]
 # The `tfds` command, beyond reading: TensorFlow is its own demand, not ours.
 TFDS_CLI = ["mlcroissant", "tensorflow-cpu>=2.21"]
 DEVELOP = [
@@ -68,10 +70,10 @@ setup(
         "pipeline": PIPELINE,
         "s3": S3,
         "engine": ENGINE,
-        "train": [*ENGINE, *GRAIN],
-        "build": [*PIPELINE, *ENGINE, *TFDS_CLI],
-        "demo": [*PIPELINE, *ENGINE, *GRAIN, *TFDS_CLI],
-        "test": [*PIPELINE, *S3, *ENGINE, *GRAIN, *TFDS_CLI, *DEVELOP],
+        "train": [*ENGINE, *TRAIN],
+        "tpu-fit": TPU_FIT,
+        "build": [*PIPELINE, *ENGINE, *TRAIN, *TFDS_CLI],
+        "test": [*PIPELINE, *S3, *ENGINE, *TRAIN, *TFDS_CLI, *DEVELOP],
     },
     entry_points={"console_scripts": ["xinst=beam_pipelines.cli:main"]},
 )

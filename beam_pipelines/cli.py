@@ -1,6 +1,7 @@
 """`xinst`: train the models, run the pipeline, look at what came of it."""
 
 import argparse
+import collections
 import itertools
 import json
 import logging
@@ -108,8 +109,10 @@ def _run(
 ) -> None:
     show_progress()
     import apache_beam as beam
+    from apache_beam.metrics.metric import MetricsFilter
 
     from beam_pipelines import report
+    from beam_pipelines.generate import describe_usage
     from beam_pipelines.pipeline import Path as PipelinePath
     from beam_pipelines.store import Store, unread
 
@@ -121,6 +124,13 @@ def _run(
         path = PipelinePath(pipeline, recipe, store, until=until)
         getattr(path, until)
     print(report.as_text(report.read_funnel(root)))
+    engine = MetricsFilter().with_namespace("engine")
+    counted = pipeline.result.metrics().query(engine)["counters"]
+    used: collections.Counter[str] = collections.Counter()
+    for counter in counted:
+        used[counter.key.metric.name] += counter.result
+    if line := describe_usage(used):
+        print(line)
     if letters := unread(store.documents):
         first = letters[0]
         raise RuntimeError(
@@ -175,7 +185,7 @@ def _report(root: str, out: str) -> None:
 
 def _train(model: str, recipe: recipes.Recipe) -> None:
     """Makes the generator's or the evaluator's checkpoint."""
-    from xinst_jax import ratings, seed, train
+    from xinst_jax import lora, ratings, seed, train
 
     settings = recipe.generator if model == "generator" else recipe.evaluator
     training, out = settings.train, Path(settings.checkpoint)
@@ -197,6 +207,9 @@ def _train(model: str, recipe: recipes.Recipe) -> None:
         learning_rate=training.learning_rate,
         warmup=min(20, training.steps - 1),
         seed=recipe.seed,
+        accumulate=training.accumulate,
+        lora=lora.LoraConfig(rank=training.lora_rank) if training.lora_rank else None,
+        dtype=training.dtype,
     )
     limit = settings.max_text_chars
     shown = seed.thinned(kept, training.word_dropout, _THINNING_ROUNDS, recipe.seed)
@@ -224,10 +237,10 @@ def _new_base(
     out: Path, training: recipes.Training, pairs: "list[seed.Pair]", weights_seed: int
 ) -> Path:
     """A small model with random weights, beside the checkpoint that it becomes."""
-    from xinst_jax import train
+    from xinst_jax import scratch
 
     base = out.with_name(f"{out.name}.base")
-    train.new_checkpoint(
+    scratch.new_checkpoint(
         base,
         [f"{pair.instruction}\n{pair.response}" for pair in pairs],
         vocabulary=training.vocabulary,

@@ -14,7 +14,7 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import PCollection
 
 from beam_pipelines import store as stores
-from beam_pipelines.generate import EngineHandler
+from beam_pipelines.generate import EngineHandler, Speed, count_usage
 from beam_pipelines.recipe import Diversify, Generator
 from beam_pipelines.schema import Example, Score
 
@@ -45,7 +45,7 @@ class SpreadOverTopics(beam.PTransform):
       generator: Its checkpoint embeds the instructions.
       seed: Of the clustering.
       model: Names the model, so that steps of a pipeline share it.
-      batch_size: Instructions that the engine is handed at a time.
+      speed: Batches and devices.
       counts: Path of the file that receives how many were not chosen.
     """
 
@@ -55,12 +55,12 @@ class SpreadOverTopics(beam.PTransform):
         generator: Generator,
         seed: int,
         model: str,
-        batch_size: int,
+        speed: Speed,
         counts: str,
     ) -> None:
         super().__init__()
         self._settings = settings
-        self._handler = _EmbeddingHandler(generator, batch_size)
+        self._handler = _EmbeddingHandler(generator, speed)
         self._seed = seed
         self._model = model
         self._counts = counts
@@ -94,9 +94,6 @@ class SpreadOverTopics(beam.PTransform):
 class _EmbeddingHandler(EngineHandler):
     """Scored candidates in, (language, item) out."""
 
-    def __init__(self, generator: Generator, batch_size: int) -> None:
-        super().__init__(generator.checkpoint, generator.dtype, batch_size)
-
     def run_inference(
         self,
         batch: Sequence[Score],
@@ -104,6 +101,7 @@ class _EmbeddingHandler(EngineHandler):
         inference_args: Mapping[str, Any] | None = None,
     ) -> Iterable[tuple[str, Item]]:
         vectors = model.embed([score.candidate.instruction for score in batch])
+        count_usage(model)
         for score, vector in zip(batch, vectors, strict=True):
             candidate = score.candidate
             item = Item(

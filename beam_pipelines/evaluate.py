@@ -9,7 +9,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import PCollection
 
-from beam_pipelines.generate import EngineHandler
+from beam_pipelines.generate import EngineHandler, Speed, count_usage
 from beam_pipelines.recipe import Evaluator
 from beam_pipelines.schema import LANGUAGES, Candidate, Score
 
@@ -24,14 +24,14 @@ class ScoreCandidates(beam.PTransform):
       settings: The evaluator's checkpoint.
       digest: Its hash.
       model: Names the model, so that steps of a pipeline share it.
-      batch_size: Candidates that the engine is handed at a time.
+      speed: Batches and devices.
     """
 
     def __init__(
-        self, settings: Evaluator, digest: str, model: str, batch_size: int
+        self, settings: Evaluator, digest: str, model: str, speed: Speed
     ) -> None:
         super().__init__()
-        self._handler = _RatingHandler(settings, digest, batch_size)
+        self._handler = _RatingHandler(settings, digest, speed)
         self._model = model
 
     def expand(self, candidates: PCollection[Candidate]) -> PCollection[Score]:
@@ -41,8 +41,8 @@ class ScoreCandidates(beam.PTransform):
 class _RatingHandler(EngineHandler):
     """Candidates in, scores out."""
 
-    def __init__(self, settings: Evaluator, digest: str, batch_size: int) -> None:
-        super().__init__(settings.checkpoint, settings.dtype, batch_size)
+    def __init__(self, settings: Evaluator, digest: str, speed: Speed) -> None:
+        super().__init__(settings, speed)
         self._max_text_chars = settings.max_text_chars
         self._digest = digest
 
@@ -63,8 +63,14 @@ class _RatingHandler(EngineHandler):
             for candidate in batch
         ]
         rated = model.score(asked, prompts.RATINGS)
+        count_usage(model)
         for candidate, logprobs in zip(batch, rated, strict=True):
             yield score_of(candidate, logprobs, self._digest)
+
+    def warm_up(self, engine: "Engine") -> None:
+        from xinst_jax.prompts import RATINGS
+
+        engine.warm_up(lambda prompts: engine.score(prompts, RATINGS))
 
 
 def score_of(candidate: Candidate, logprobs: Sequence[float], evaluator: str) -> Score:

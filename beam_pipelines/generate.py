@@ -1,5 +1,6 @@
 """Instructions for documents: the model behind RunInference, and the rules after it."""
 
+import dataclasses
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,11 +12,11 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.pvalue import PCollection
 
 from beam_pipelines.language import fast_guess
-from beam_pipelines.recipe import Generator
+from beam_pipelines.recipe import Evaluator, Generator
 from beam_pipelines.schema import Candidate, Document
 
 if typing.TYPE_CHECKING:
-    from xinst_jax import Engine
+    from xinst_jax import Engine, SamplingConfig
 
 MIN_CHARS, MAX_CHARS = 10, 500
 
@@ -40,33 +41,97 @@ _LETTERS = re.compile(r"[A-Za-z]")
 _COPIED_WORDS = 4
 
 
-class EngineHandler(ModelHandler[Any, Any, "Engine"]):
-    """A model on the accelerator of a host, one for all of its worker processes.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """How the engine is used. None of it changes what comes out.
 
-    Args:
-      checkpoint: A folder in Hugging Face layout.
-      dtype: Of the weights.
+    Attributes:
       batch_size: Elements that the engine is handed at a time; it packs them itself.
-        It changes the speed, never the results.
+      model_parallel: Devices that one copy of a model is split over. The others of a
+        host take documents side by side.
     """
 
-    def __init__(self, checkpoint: str, dtype: str, batch_size: int) -> None:
+    batch_size: int = 256
+    model_parallel: int = 1
+
+
+class EngineHandler(ModelHandler[Any, Any, "Engine"]):
+    """A model on the accelerators of a host, one for all of its worker processes.
+
+    Args:
+      settings: Which model, and how it is run.
+      speed: Batches and devices.
+    """
+
+    def __init__(self, settings: Generator | Evaluator, speed: Speed) -> None:
         # Fixed: sizes that adapt to timing would split the store's parts at random.
         super().__init__(
-            min_batch_size=batch_size, max_batch_size=batch_size, large_model=True
+            min_batch_size=speed.batch_size,
+            max_batch_size=speed.batch_size,
+            large_model=True,
         )
-        self._checkpoint = checkpoint
-        self._dtype = dtype
+        self._model_settings = settings
+        self._speed = speed
 
     def load_model(self) -> "Engine":
-        # Imported here: only the process that owns the accelerator may start JAX.
-        from xinst_jax import Engine
+        # Imported here: only the process that owns the accelerators may start JAX.
+        import jax
 
-        return Engine.load(self._checkpoint, dtype=self._dtype)
+        from xinst_jax import Engine
+        from xinst_jax.sharding import make_mesh
+
+        settings, parallel = self._model_settings, self._speed.model_parallel
+        engine = Engine.load(
+            settings.checkpoint,
+            dtype=settings.dtype,
+            mesh=make_mesh(max(1, jax.device_count() // parallel), parallel),
+            quantize=settings.quantize or None,
+            max_prompt_tokens=settings.max_prompt_tokens,
+        )
+        if jax.default_backend() != "cpu":
+            # There compiling takes seconds a program, and accelerators are paid for.
+            self.warm_up(engine)
+        return engine
+
+    def warm_up(self, engine: "Engine") -> None:
+        """Compiles what this handler's calls need."""
 
     def get_num_bytes(self, batch: Sequence[Any]) -> int:
         # A metric; by default every batch would be pickled for it.
         return 0
+
+
+def count_usage(engine: "Engine") -> None:
+    """Adds what the engine did since the last time to Beam's metrics.
+
+    Counters, so that those of many workers add up: the share of useful tokens is
+    useful_tokens / row_tokens, the utilisation of the chips model_gflop / peak_gflop.
+    """
+    usage = engine.take_usage()
+    for name, value in (
+        ("useful_tokens", usage.useful_tokens),
+        ("row_tokens", usage.row_tokens),
+        ("new_tokens", usage.new_tokens),
+        ("device_ms", usage.seconds * 1e3),
+        ("model_gflop", usage.flops / 1e9),
+        ("peak_gflop", usage.peak_flops / 1e9),
+    ):
+        Metrics.counter("engine", name).inc(round(value))
+
+
+def describe_usage(counted: Mapping[str, int]) -> str:
+    """What `count_usage` counted, in a line; empty if no model ran."""
+    if not counted.get("device_ms") or not counted.get("row_tokens"):
+        return ""
+    seconds, read = counted["device_ms"] / 1e3, counted["useful_tokens"]
+    line = (
+        f"Engine: read {read:,} tokens and wrote {counted['new_tokens']:,} in "
+        f"{seconds:,.0f} device seconds ({read / seconds:,.0f} tokens/s), "
+        f"{read / counted['row_tokens']:.0%} of its rows useful"
+    )
+    if counted.get("peak_gflop"):
+        line += f", {counted['model_gflop'] / counted['peak_gflop']:.0%} of peak FLOP/s"
+    return f"{line}."
 
 
 class GenerateInstructions(beam.PTransform):
@@ -77,14 +142,14 @@ class GenerateInstructions(beam.PTransform):
       seed: Of the sampling.
       digest: Hash of checkpoint and decoding.
       model: Names the model, so that steps of a pipeline share it.
-      batch_size: Documents that the engine is handed at a time.
+      speed: Batches and devices.
     """
 
     def __init__(
-        self, settings: Generator, seed: int, digest: str, model: str, batch_size: int
+        self, settings: Generator, seed: int, digest: str, model: str, speed: Speed
     ) -> None:
         super().__init__()
-        self._handler = _InstructionHandler(settings, seed, digest, batch_size)
+        self._handler = _InstructionHandler(settings, seed, digest, speed)
         self._model = model
 
     def expand(self, documents: PCollection[Document]) -> PCollection[Candidate]:
@@ -95,9 +160,9 @@ class _InstructionHandler(EngineHandler):
     """Documents in, candidates out."""
 
     def __init__(
-        self, settings: Generator, seed: int, digest: str, batch_size: int
+        self, settings: Generator, seed: int, digest: str, speed: Speed
     ) -> None:
-        super().__init__(settings.checkpoint, settings.dtype, batch_size)
+        super().__init__(settings, speed)
         self._settings = settings
         self._seed = seed
         self._digest = digest
@@ -108,21 +173,15 @@ class _InstructionHandler(EngineHandler):
         model: "Engine",
         inference_args: Mapping[str, Any] | None = None,
     ) -> Iterable[Candidate]:
-        from xinst_jax import SamplingConfig, prompts
+        from xinst_jax import prompts
 
-        settings = self._settings
-        sampling = SamplingConfig(
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            seed=self._seed,
-        )
+        limit = self._settings.max_text_chars
         generations = model.generate(
-            [prompts.generate(d.text[: settings.max_text_chars]) for d in batch],
-            sampling,
+            [prompts.generate(document.text[:limit]) for document in batch],
+            self._sampling(),
             ids=[document.id for document in batch],
         )
+        count_usage(model)
         for document, generation in zip(batch, generations, strict=True):
             instruction = " ".join(generation.text.split())
             reason = generation.error and f"failed: {generation.error}"
@@ -138,6 +197,22 @@ class _InstructionHandler(EngineHandler):
                 logprob=round(float(generation.logprob), 4),
                 rejected=reason or "",
             )
+
+    def warm_up(self, engine: "Engine") -> None:
+        engine.warm_up(lambda prompts: engine.generate(prompts, self._sampling()))
+
+    def _sampling(self) -> "SamplingConfig":
+        from xinst_jax import SamplingConfig
+
+        settings = self._settings
+        return SamplingConfig(
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            no_repeat_ngram=settings.no_repeat_ngram,
+            seed=self._seed,
+        )
 
 
 def reject_reason(instruction: str, response: str) -> str | None:

@@ -18,7 +18,7 @@ from beam_pipelines.crawl import index_files, source_files
 from beam_pipelines.dedup import RemoveDuplicates
 from beam_pipelines.diversify import SpreadOverTopics
 from beam_pipelines.evaluate import ScoreCandidates
-from beam_pipelines.generate import GenerateInstructions
+from beam_pipelines.generate import GenerateInstructions, Speed
 from beam_pipelines.ingest import Judge, ReadDocuments
 from beam_pipelines.recipe import Evaluator, Recipe
 from beam_pipelines.schema import Candidate, Document, Example, Score
@@ -37,6 +37,12 @@ class SpeedOptions(PipelineOptions):
             type=int,
             default=256,
             help="Documents that the engine is handed, and commits, at a time.",
+        )
+        parser.add_argument(
+            "--model_parallel",
+            type=int,
+            default=1,
+            help="Devices of a host that one copy of a model is split over.",
         )
 
 
@@ -71,8 +77,10 @@ class Path:
         self._store = store
         self._until = until
         self._languages = languages or recipe.languages
-        speed = pipeline.options.view_as(SpeedOptions)
-        self._batch_size = speed.engine_batch_size
+        given = pipeline.options.view_as(SpeedOptions)
+        self._speed = Speed(
+            batch_size=given.engine_batch_size, model_parallel=given.model_parallel
+        )
         stages = [getattr(store, name) for name in STAGES[: _depth(until)]]
         source = recipe.source
         by_file = not source.index or source.max_files
@@ -118,14 +126,14 @@ class Path:
             recipe.seed,
             recipe.candidates_hash(),
             f"generator-{self._run}",
-            self._batch_size,
+            self._speed,
         )
         return self.unique | "Generate" >> Resume(
             self._store.candidates,
             self._snapshot,
             generate,
             nested="document",
-            part_rows=self._batch_size,
+            part_rows=self._speed.batch_size,
         )
 
     @functools.cached_property
@@ -136,7 +144,7 @@ class Path:
             recipe.evaluator,
             recipe.scores_hash(),
             f"evaluator-{self._run}",
-            self._batch_size,
+            self._speed,
         )
         return (
             self.candidates
@@ -147,7 +155,7 @@ class Path:
                 self._snapshot,
                 score,
                 nested="candidate",
-                part_rows=self._batch_size,
+                part_rows=self._speed.batch_size,
             )
         )
 
@@ -165,7 +173,7 @@ class Path:
                 recipe.generator,
                 recipe.seed,
                 f"generator-{self._run}",
-                self._batch_size,
+                self._speed,
                 FileSystems.join(folder, "not_chosen.json"),
             )
         )

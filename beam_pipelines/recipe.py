@@ -257,7 +257,13 @@ class Training:
       base: The checkpoint to start from; empty: a small model, from scratch.
       steps: Optimiser steps.
       batch_tokens: Tokens in a step.
+      accumulate: Parts of a step's batch that are run one after the other, where the
+        activations of all of it do not fit into memory.
       learning_rate: At its peak.
+      lora_rank: Of adapters (LoRA) to train instead of all weights; 0: none. With 16
+        and dtype bfloat16, one accelerator trains a base of billions of parameters.
+      dtype: `float32` or `bfloat16`: of the base beside adapters, and of what comes of
+        it. Training all weights takes `float32`.
       held_out: Share of the seed that only measures the loss.
       word_dropout: Share of a response's words that are left out at random, anew each
         time that a pair is seen. Keeps a small model from learning the seed by heart.
@@ -271,7 +277,10 @@ class Training:
     base: str = ""
     steps: int = 500
     batch_tokens: int = 8192
+    accumulate: int = 1
     learning_rate: float = 1e-5
+    lora_rank: int = 0
+    dtype: str = "float32"
     held_out: float = 0.05
     word_dropout: float = 0.0
     vocabulary: int = 6000
@@ -282,7 +291,13 @@ class Training:
     def __post_init__(self) -> None:
         _check(self.steps >= 1, self, "steps >= 1")
         _check(self.batch_tokens >= 256, self, "batch_tokens >= 256")
+        _check(self.accumulate >= 1, self, "accumulate >= 1")
         _check(0 < self.learning_rate < 1, self, "0 < learning_rate < 1")
+        _check(self.lora_rank >= 0, self, "lora_rank >= 0")
+        _check(self.lora_rank == 0 or self.base != "", self, "a base with lora_rank")
+        _check(self.dtype in ("float32", "bfloat16"), self, "dtype float32 or bfloat16")
+        frozen = self.lora_rank > 0 or self.dtype == "float32"
+        _check(frozen, self, "dtype float32 without lora_rank")
         _check(self.vocabulary >= 300, self, "vocabulary >= 300")
         _check(self.layers >= 1, self, "layers >= 1")
         _check(self.heads >= 1, self, "heads >= 1")
@@ -292,6 +307,15 @@ class Training:
         _check(self.width % self.heads == 0, self, "width a multiple of heads")
 
 
+def _check_model(section: Any) -> None:
+    """What the generator and the evaluator say of how their model is run."""
+    known = section.dtype in ("float32", "bfloat16")
+    _check(known, section, "dtype float32 or bfloat16")
+    _check(section.quantize in ("", "int8", "fp8"), section, "quantize int8 or fp8")
+    in_bounds = 1 <= section.max_prompt_tokens <= 8192
+    _check(in_bounds, section, "1 <= max_prompt_tokens <= 8192")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generator:
     """The model that writes instructions, and how it decodes.
@@ -299,30 +323,38 @@ class Generator:
     Attributes:
       checkpoint: A folder in Hugging Face layout.
       dtype: `float32` or `bfloat16`.
+      quantize: `int8` or `fp8` has the layers multiply in eight bits; empty: in dtype.
+      max_prompt_tokens: Longer prompts are rejected. Tokens per character differ much
+        between scripts: with Llama 2's tokenizer a Tamil text has several a letter.
       max_text_chars: Of a text, so much is shown to the model.
       max_new_tokens: Longer instructions are rejected as unfinished.
       temperature: 0 is greedy.
       top_k: 0 keeps every token.
       top_p: 1 keeps every token.
+      no_repeat_ngram: No run of so many tokens comes twice; 0 lets it.
       train: How `xinst train generator` makes it.
     """
 
     checkpoint: str
     dtype: str = "float32"
+    quantize: str = ""
+    max_prompt_tokens: int = 2048
     max_text_chars: int = 2048
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    no_repeat_ngram: int = 0
     train: Training = Training()
 
     def __post_init__(self) -> None:
-        _check(self.dtype in ("float32", "bfloat16"), self, "dtype float32 or bfloat16")
+        _check_model(self)
         _check(self.max_text_chars >= 1, self, "max_text_chars >= 1")
         _check(1 <= self.max_new_tokens <= 2048, self, "1 <= max_new_tokens <= 2048")
         _check(0 <= self.temperature <= 10, self, "0 <= temperature <= 10")
         _check(self.top_k >= 0, self, "top_k >= 0")
         _check(0 < self.top_p <= 1, self, "0 < top_p <= 1")
+        _check(self.no_repeat_ngram >= 0, self, "no_repeat_ngram >= 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -332,6 +364,9 @@ class Evaluator:
     Attributes:
       checkpoint: A folder in Hugging Face layout.
       dtype: `float32` or `bfloat16`.
+      quantize: `int8` or `fp8` has the layers multiply in eight bits; empty: in dtype.
+      max_prompt_tokens: Longer prompts are rejected. Tokens per character differ much
+        between scripts: with Llama 2's tokenizer a Tamil text has several a letter.
       max_text_chars: Of a response, so much is shown to the model.
       keep_above: Pairs whose `p_best` is lower are not published.
       train: How `xinst train evaluator` makes it.
@@ -339,12 +374,14 @@ class Evaluator:
 
     checkpoint: str
     dtype: str = "float32"
+    quantize: str = ""
+    max_prompt_tokens: int = 2048
     max_text_chars: int = 2048
     keep_above: float = 0.5
     train: Training = Training()
 
     def __post_init__(self) -> None:
-        _check(self.dtype in ("float32", "bfloat16"), self, "dtype float32 or bfloat16")
+        _check_model(self)
         _check(self.max_text_chars >= 1, self, "max_text_chars >= 1")
         _check(0 <= self.keep_above <= 1, self, "0 <= keep_above <= 1")
 

@@ -8,7 +8,7 @@ JSON.
 
 It is used as its documents recommend: scaled dot-product attention, a key/value cache,
 batches padded on the left to their longest prompt. Every answer has exactly
-`max_new_tokens`. Loading is not timed, and one batch runs before the clock does.
+`max_new_tokens`. Loading is not timed, and one short batch runs before the clock does.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -38,6 +38,8 @@ class Request:
       device: "cpu" or "cuda".
       threads: Of the processor, for one operation.
       repeat: How often all prompts run; the quickest run counts.
+      prefill: Time the forward passes on prompts by themselves, too.
+      random_weights: Draw them on the device; the checkpoint is a config alone.
     """
 
     checkpoint: str
@@ -49,6 +51,8 @@ class Request:
     device: str
     threads: int
     repeat: int
+    prefill: bool
+    random_weights: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(self.prompts):
@@ -74,12 +78,15 @@ def main() -> None:
     logging.disable_progress_bar()
     request = Request(**json.load(sys.stdin))
     torch.set_num_threads(request.threads)
-    model = AutoModelForCausalLM.from_pretrained(
-        request.checkpoint,
-        dtype=DTYPES[request.dtype],
-        attn_implementation="sdpa",
-        local_files_only=True,
-    ).to(request.device)
+    how = {"dtype": DTYPES[request.dtype], "attn_implementation": "sdpa"}
+    if request.random_weights:
+        config = AutoConfig.from_pretrained(request.checkpoint, local_files_only=True)
+        with torch.device(request.device):
+            model = AutoModelForCausalLM.from_config(config, **how)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            request.checkpoint, local_files_only=True, **how
+        ).to(request.device)
     model.eval()
     # Without an end token there is nothing to stop at, and none to be held back.
     model.generation_config.eos_token_id = None
@@ -94,9 +101,11 @@ def main() -> None:
             generate(model, ids, mask, request.max_new_tokens)
 
     with torch.inference_mode():
-        prefill(model, *batches[0])
-        prefill_seconds = best_of(request.repeat, prefill_all, request.device)
-        generate(model, *batches[0], request.max_new_tokens)
+        short = [each[:, -64:] for each in batches[0]]
+        generate(model, *short, request.max_new_tokens)
+        prefill_seconds = None
+        if request.prefill:
+            prefill_seconds = best_of(request.repeat, prefill_all, request.device)
         seconds = best_of(request.repeat, generate_all, request.device)
     print(
         json.dumps(

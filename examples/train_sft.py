@@ -2,8 +2,10 @@
 
     python examples/train_sft.py out/demo
 
-The examples come through Grain, packed into rows; the loss is on the answers alone. Put
-your own checkpoint and data set in the place of the demo's to train something useful.
+The examples come through Grain, packed into rows; the loss is on the answers alone. A
+run that was killed goes on where it was. Put your own checkpoint and data set in the
+place of the demo's to train something useful; for one of billions of parameters, with
+`lora=LoraConfig(rank=16), dtype="bfloat16"` in the `TrainingConfig`.
 """
 
 import sys
@@ -38,7 +40,7 @@ def main(folder: Path) -> None:
     log = train.fit(
         checkpoint,
         folder / "checkpoints" / "sft",
-        iter(batches),
+        batches,
         held_out,
         train.TrainingConfig(steps=STEPS, learning_rate=1e-3, warmup=5, eval_every=20),
     )

@@ -64,6 +64,11 @@ class FakeEngine:
         seeds = [int(hashlib.md5(t.encode()).hexdigest()[:8], 16) for t in texts]
         return np.array([np.random.default_rng(s).normal(size=8) for s in seeds])
 
+    def take_usage(self):
+        from xinst_jax.engine import Usage
+
+        return Usage(useful_tokens=3, row_tokens=4, new_tokens=1, seconds=0.5)
+
     @staticmethod
     def log(call: str, number: int) -> None:
         """Counts what was asked, also in other processes."""

@@ -10,7 +10,6 @@ All of it runs within `sharding.per_device`, on a device's own rows and heads.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -47,8 +46,12 @@ class How:
 
 
 def choose_kernel(platform: str, config: ModelConfig, dtype: str) -> str:
-    """The fastest kernel there is for a platform and a model."""
-    return "reference" if platform == "cpu" else "blockwise"
+    """The fastest kernel there is for a platform and a model: a name for `How`."""
+    if platform in ("cpu", "tpu"):
+        return {"cpu": "reference", "tpu": "splash"}[platform]
+    width = config.head_width
+    fits = dtype == "bfloat16" and width % 8 == 0 and width <= 256
+    return "cudnn" if fits and config.attention_softcap is None else "blockwise"
 
 
 def take(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -114,9 +117,12 @@ def attention(
     Returns:
       What each query attends to. Past `lens` it means nothing.
     """
-    attend = partial(
-        _KERNELS[how.kernel], scale=how.scale, softcap=how.softcap, window=None
-    )
+    kernel = _reference
+    if how.kernel != "reference":
+        from xinst_jax import kernels  # of accelerators, which CPU has no use for
+
+        kernel = getattr(kernels, how.kernel)
+    attend = partial(kernel, scale=how.scale, softcap=how.softcap, window=None)
     if how.window is None or how.window >= q.shape[2] or windowed is False:
         return attend(q, k, v, lens)
     near = partial(attend, window=how.window)
@@ -184,34 +190,6 @@ def _attend_head_group(
     return jnp.concatenate(blocks, axis=1)
 
 
-def _blockwise(
-    q: Float[Array, "B N S H"],
-    k: Float[Array, "B K S H"],
-    v: Float[Array, "B K S H"],
-    lens: Int[Array, " B"],
-    *,
-    scale: float,
-    softcap: float | None,
-    window: int | None,
-) -> Float[Array, "B N S H"]:
-    """All slots at once, for accelerators that have no kernel for a model.
-
-    One block of queries' scores are in memory at a time.
-    """
-    num_slots, num_heads, size, width = q.shape
-    num_kv = k.shape[1]
-    q = q.reshape(num_slots * num_kv, num_heads // num_kv, size, width)
-    k, v = (x.reshape(-1, size, width) for x in (k, v))
-    attend = partial(_attend_block, scale=scale, softcap=softcap, window=window)
-    blocks = [
-        jax.checkpoint(partial(attend, start=start, end=end))(
-            q[:, :, start:end], k[:, first:end], v[:, first:end]
-        )
-        for first, start, end in _blocks(size, _QUERY_BLOCK * 4, window)
-    ]
-    return jnp.concatenate(blocks, axis=2).reshape(num_slots, num_heads, size, width)
-
-
 def _blocks(size: int, block: int, window: int | None) -> list[tuple[int, int, int]]:
     """For each block of queries its start and end, and the first key that it sees."""
     return [
@@ -258,9 +236,6 @@ def _capped(scores: jax.Array, softcap: float | None) -> jax.Array:
     return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
 
 
-_KERNELS = {"reference": _reference, "blockwise": _blockwise}
-
-
 def ragged_attention(
     q: Float[Array, "R T N H"],
     k: Float[Array, "R T K H"],
@@ -271,26 +246,28 @@ def ragged_attention(
     windowed: bool | jax.Array,
     how: How,
 ) -> tuple[
-    Float[Array, "R T N H"], tuple[Float[Array, "R C K S H"], Float[Array, "R C K S H"]]
+    Float[Array, "R T N H"], tuple[Float[Array, "R C K H S"], Float[Array, "R C K S H"]]
 ]:
     """Attention of packed rows: into slots, attend, and back.
 
     Returns:
       What each token attends to, and the slots' keys and values, which are a cache
-      for decoding as they are.
+      for decoding as they are: keys with their positions last, because a product of
+      many small matrices that contracts the last axis of both is slow on CPU.
     """
     index = slot_index, token_slot
     q, k, v = (jnp.swapaxes(to_slots(x, *index), 2, 3) for x in (q, k, v))
     flat_q, flat_k, flat_v = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
     out = attention(flat_q, flat_k, flat_v, lens.reshape(-1), windowed, how)
-    return to_rows(jnp.swapaxes(out.reshape(q.shape), 2, 3), *index), (k, v)
+    kept = jnp.swapaxes(k, 3, 4), v
+    return to_rows(jnp.swapaxes(out.reshape(q.shape), 2, 3), *index), kept
 
 
 def cached_attention(
     q: Float[Array, "R C N H"],
-    new: Sequence[Float[Array, "R C K H"]],
-    prompt: Sequence[Float[Array, "R C K S H"]],
-    suffix: Sequence[Float[Array, "R C K M H"]],
+    new: tuple[Float[Array, "R C K H"], Float[Array, "R C K H"]],
+    prompt: tuple[Float[Array, "R C K H S"], Float[Array, "R C K S H"]],
+    suffix: tuple[Float[Array, "R C K H M"], Float[Array, "R C K M H"]],
     lens: Int[Array, "R C"],
     step: Int[Array, ""],
     windowed: bool | jax.Array,
@@ -315,11 +292,11 @@ def cached_attention(
       how: Scale, soft-cap and window.
     """
     num_rows, num_slots, num_heads, width = q.shape
-    num_kv, size = prompt[0].shape[2:4]
+    num_kv, size = prompt[1].shape[2:4]
     q = q.reshape(num_rows, num_slots, num_kv, -1, width) * how.scale
     score = partial(jnp.einsum, preferred_element_type=jnp.float32)
-    old = score("rckgh,rcksh->rckgs", q, prompt[0])
-    late = score("rckgh,rckmh->rckgm", q, suffix[0])
+    old = score("rckgh,rckhs->rckgs", q, prompt[0])
+    late = score("rckgh,rckhm->rckgm", q, suffix[0])
     own = score("rckgh,rckh->rckg", q, new[0])[..., None]
     old, late, own = (_capped(x, how.softcap) for x in (old, late, own))
     # How far back each key is; 0 is the new token itself.
@@ -338,11 +315,11 @@ def cached_attention(
     out = score("rckgm,rckmh->rckgh", late.astype(q.dtype), suffix[1])
     out += own * new[1][:, :, :, None]
     blocked = size // SLOT_BLOCK, SLOT_BLOCK
-    weights = old.reshape(*old.shape[:4], *blocked)
+    weights = jnp.swapaxes(old.reshape(*old.shape[:4], *blocked), 3, 4)
     values = prompt[1].reshape(*prompt[1].shape[:3], *blocked, width)
-    totals = weights.sum(-1)
-    parts = score("rckgbs,rckbsh->brckgh", weights.astype(q.dtype), values)
+    totals = weights.sum(-1, keepdims=True)
+    parts = score("rckbgs,rckbsh->rckbgh", weights.astype(q.dtype), values)
     for block in range(blocked[0]):
-        total += totals[..., block, None]
-        out += parts[block]
+        total += totals[:, :, :, block]
+        out += parts[:, :, :, block]
     return (out / total).astype(q.dtype).reshape(num_rows, num_slots, num_heads, width)

@@ -27,10 +27,13 @@ class RopeScaling:
     original_positions: int | None = None
 
     def __post_init__(self) -> None:
-        bounds = self.low_freq_factor, self.high_freq_factor, self.original_positions
-        if self.factor <= 0 or (None in bounds and set(bounds) != {None}):
+        low, high = self.low_freq_factor, self.high_freq_factor
+        bounds = low, high, self.original_positions
+        ordered = low is None or high is None or low < high
+        if self.factor <= 0 or len({b is None for b in bounds}) > 1 or not ordered:
             raise ValueError(
-                f"RopeScaling needs 0 < factor and all bounds or none, got {self}."
+                "RopeScaling needs 0 < factor, all bounds or none, and "
+                f"low_freq_factor < high_freq_factor, got {self}."
             )
 
 

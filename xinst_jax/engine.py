@@ -49,6 +49,9 @@ _ROW_TOKENS = {"cpu": 2048}
 _ROW_TOKENS_ELSEWHERE = 16_384
 _DECODING_SLOTS = {"cpu": 32}  # per row
 _MOST_DECODING_SLOTS = 256
+# The cache is stacked over layers and scanned, as weights are. But on CPU a slice of it
+# is a copy, which takes several times what attention on it does.
+_STACKED_CACHE = {"cpu": False}
 _LEAST_SLOT_TOKENS = 64  # of a document, on average, in rows of the smallest slots
 
 # Peak rate of dense bfloat16 products, FLOP/s of one chip, as their makers state it.
@@ -148,6 +151,8 @@ class Engine:
         self._decoding_slots = _DECODING_SLOTS.get(device.platform) or _slots_in_memory(
             model, mesh, largest
         )
+        stacked = _STACKED_CACHE.get(device.platform, True)
+        self._cache_groups = 1 if stacked else self.config.layers
         self._peak_flops = mesh.size * PEAK_FLOPS.get(device.device_kind, 0)
 
     @classmethod
@@ -191,17 +196,17 @@ class Engine:
 
         Args:
           call: Given prompts, makes the call: `lambda prompts: engine.embed(prompts)`.
-            It is made once for each size of slot.
+            It is made for each size of slot, and for each size after a larger one.
         """
         rows = self.mesh.shape["data"]
-        for i, size in enumerate(self._slot_tokens):
-            # The answer needs positions too, which a prompt must leave free.
-            large = min(size, self.max_prompt_tokens) - self.max_prompt_tokens // 8
-            large = max(large, 1)
-            for small in self._slot_tokens[: i + 1]:
-                fill_rows = [[0] * large] * (rows * self._row_tokens // large)
-                small = min(small, large)
-                call(fill_rows + [[0] * small] * (rows * (large // small + 1)))
+        # An answer needs positions too, which its prompt must leave free.
+        longest = max(1, self.max_prompt_tokens - self.max_prompt_tokens // 8)
+        sizes = sorted({min(size, longest) for size in self._slot_tokens})
+        for i, large in enumerate(sizes):
+            full = [[0] * large] * (rows * (self._row_tokens // large))
+            for small in sizes[: i + 1]:
+                # Too many for the gaps: the last rows have slots of their size.
+                call(full + [[0] * small] * (rows * (large // small + 1)))
         self.take_usage()
 
     def take_usage(self) -> Usage:
@@ -464,7 +469,8 @@ class Engine:
     ) -> tuple[Array, Array, Array, Array]:
         """Enqueues the prefills and the decoding of one batch."""
         num_rows, num_slots = len(batch.held), batch.num_slots
-        cache = _empty_cache(self.model, num_rows, num_slots, batch.slot_tokens)
+        size = num_rows, num_slots, batch.slot_tokens
+        cache = _empty_cache(self.model, *size, self._cache_groups)
         for rows, places in batch.prefills:
             prefilled = _prefill(self.model, put_rows(rows, self.mesh))
             cache = _insert(cache, prefilled, put_rows(places, self.mesh))
@@ -527,7 +533,10 @@ class Engine:
 
     def _on_device(self, work: Callable[[], None]) -> None:
         """Does `work` when it is its turn; smaller, where memory does not suffice."""
-        with self._lock, jax.set_mesh(self.mesh):
+        # Accelerators round the factors of float32 products unless they are asked.
+        exact = self.model.embedding.dtype == jnp.float32
+        precision = jax.default_matmul_precision("highest" if exact else None)
+        with self._lock, jax.set_mesh(self.mesh), precision:
             started = time.monotonic()
             while True:
                 try:
@@ -681,17 +690,29 @@ def _whole(logits: Float[Array, "R P V"]) -> Float[Array, "R P V"]:
     return jax.sharding.reshard(logits, spec("row", None, None))
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def _empty_cache(model: Decoder, rows: int, slots: int, size: int) -> dict[str, Any]:
-    """Room for the prompts of all decoding slots: keys and values, last states."""
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _empty_cache(
+    model: Decoder, rows: int, slots: int, size: int, groups: int
+) -> dict[str, Any]:
+    """Room for the prompts of all decoding slots.
+
+    Returns:
+      For each group of layers its keys [L, R, P, K, H, S] and values [L, R, P, K, S, H]
+      as "kv", and each prompt's last state [R, P, D].
+    """
     config = model.config
     heads = config.kv_heads * kv_copies(config, jax.sharding.get_abstract_mesh())
-    shape = config.layers, rows, slots, heads, size, config.head_width
-    dtype = model.embedding.dtype
-    zeros = partial(jnp.zeros, dtype=dtype)
+    width = config.head_width
+    zeros = partial(jnp.zeros, dtype=model.embedding.dtype)
+    many = config.layers // groups, rows, slots, heads
     return {
-        "k": zeros(shape, out_sharding=_CACHE),
-        "v": zeros(shape, out_sharding=_CACHE),
+        "kv": tuple(
+            (
+                zeros((*many, width, size), out_sharding=_CACHE),
+                zeros((*many, size, width), out_sharding=_CACHE),
+            )
+            for _ in range(groups)
+        ),
         "last": zeros(
             (rows, slots, config.width), out_sharding=spec("row", None, None)
         ),
@@ -699,21 +720,22 @@ def _empty_cache(model: Decoder, rows: int, slots: int, size: int) -> dict[str, 
 
 
 @jax.jit
-def _prefill(model: Decoder, rows: Rows) -> dict[str, Array]:
-    """Keys and values [L, R, C, K, S, H] of packed prompts, and their last states."""
-    x, (k, v) = hidden_of_rows(model, rows, keep_cache=True)
-    return {"k": k, "v": v, "last": last_states(x, rows)}
+def _prefill(model: Decoder, rows: Rows) -> dict[str, Any]:
+    """A cache of packed prompts, in their own slots, and their last states."""
+    x, kv = hidden_of_rows(model, rows, keep_cache=True)
+    return {"kv": kv, "last": last_states(x, rows)}
 
 
 @partial(jax.jit, donate_argnums=0)
 def _insert(
-    cache: dict[str, Array], prefilled: dict[str, Array], places: Int[Array, "R C"]
-) -> dict[str, Array]:
+    cache: dict[str, Any], prefilled: dict[str, Any], places: Int[Array, "R C"]
+) -> dict[str, Any]:
     """Puts prompts into the cache's slots `places`; those past its end drop."""
 
     def keep(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
-        size = new.shape[3]
-        return jax.vmap(lambda o, n, i: o.at[i, :, :size].set(n, mode="drop"))(
+        # Of a shorter slot: [K, H, S] of keys, [K, S, H] of values.
+        room = tuple(slice(size) for size in new.shape[2:])
+        return jax.vmap(lambda o, n, i: o.at[(i, *room)].set(n, mode="drop"))(
             old, new, at
         )
 
@@ -724,9 +746,15 @@ def _insert(
     states, index = spec("row", None, None), spec("row", None)
     put = per_device(in_layers, (_CACHE, _CACHE, index), _CACHE)
     put_last = per_device(keep_last, (states, states, index), states)
+    size = len(prefilled["kv"][0]) // len(cache["kv"])
     return {
-        "k": put(cache["k"], prefilled["k"], places),
-        "v": put(cache["v"], prefilled["v"], places),
+        "kv": tuple(
+            tuple(
+                put(old, new[i * size : (i + 1) * size], places)
+                for old, new in zip(group, prefilled["kv"], strict=True)
+            )
+            for i, group in enumerate(cache["kv"])
+        ),
         "last": put_last(cache["last"], prefilled["last"], places),
     }
 
@@ -802,11 +830,15 @@ def _decode(
             )
             return attend_here(q, (k, v), prompt, suffix, lens, step - 1), (k, v)
 
-        memory = (cache["k"], cache["v"]), state["suffix"]
+        memory = tuple(zip(cache["kv"], state["suffix"], strict=True))
         x, kept = model.hidden(state["last"], lens + step - 1, attend, memory)
+        write = jax.lax.dynamic_update_slice_in_dim
         suffix = tuple(
-            jax.lax.dynamic_update_slice_in_dim(old, new[:, :, :, :, None], step - 1, 4)
-            for old, new in zip(state["suffix"], kept, strict=True)
+            (
+                write(old_k, k[..., None], step - 1, 5),
+                write(old_v, v[:, :, :, :, None], step - 1, 4),
+            )
+            for (old_k, old_v), (k, v) in zip(state["suffix"], kept, strict=True)
         )
         tokens, logprob = draw(x, step, state["text"])
         live = ~state["done"]
@@ -828,13 +860,12 @@ def _decode(
         return (state["step"] < sampling.max_new_tokens) & ~state["done"].all()
 
     first, logprob = draw(cache["last"], jnp.int32(0), text)
-    size = sampling.max_new_tokens
-    k = cache["k"]
-    suffix = jnp.zeros((*k.shape[:4], size, k.shape[5]), k.dtype, out_sharding=_CACHE)
-    tokens = jnp.zeros((*lens.shape, size), jnp.int32, out_sharding=by_slot)
+    rows, slots, size = *lens.shape, sampling.max_new_tokens
+    suffix = _empty_cache(model, rows, slots, size, len(cache["kv"]))
+    tokens = jnp.zeros((rows, slots, size), jnp.int32, out_sharding=by_slot)
     state = {
         "step": jnp.int32(1),
-        "suffix": (suffix, suffix),
+        "suffix": suffix["kv"],
         "last": first,
         "tokens": tokens.at[:, :, 0].set(first),
         "text": written(text, first, 0),

@@ -6,6 +6,8 @@ before, and a checkpoint like any other.
 """
 
 import dataclasses
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,8 +54,8 @@ class Adapter(nnx.Module):
 
     def __init__(
         self,
-        down: Float[Array, "L rank inputs"],
-        up: Float[Array, "L outputs rank"],
+        down: Float[Any, "L rank inputs"],
+        up: Float[Any, "L outputs rank"],
         scale: float,
     ) -> None:
         self.down = AdapterParam(down)
@@ -61,40 +63,67 @@ class Adapter(nnx.Module):
         self.scale = scale
 
 
-def make_adapters(
-    config: ModelConfig, lora: LoraConfig, seed: int, mesh: Mesh
+def adapter_shapes(
+    config: ModelConfig, lora: LoraConfig, mesh: Mesh
 ) -> dict[str, Adapter]:
-    """New adapters for every projection of a layer, by its name, in float32.
+    """Adapters for every projection of a layer, by its name, before they exist.
 
     Each is split over the mesh's model axis as its matrix is, along the outputs or the
-    inputs; the rank never is.
+    inputs; the rank never is. In the places of arrays are their shapes, float32.
     """
     shardings = weight_shardings(config, mesh)
     adapters = {}
-    for number, name in enumerate(ADAPTED):
-        weight = weights_of(config)[f"layers.{name}"]
-        layers, outputs, inputs = weight.shape
+    for name in ADAPTED:
+        layers, outputs, inputs = weights_of(config)[f"layers.{name}"].shape
         _, out_axis, in_axis = shardings[f"layers.{name}"].spec
-
-        def draw(
-            number: int = number, shape: tuple[int, ...] = (layers, lora.rank, inputs)
-        ) -> jax.Array:
-            key = jax.random.fold_in(jax.random.key(seed), number)
-            return jax.random.normal(key, shape, jnp.float32) * shape[2] ** -0.5
-
-        with jax.set_mesh(mesh):
-            down_at = NamedSharding(mesh, jax.P(None, None, in_axis))
-            up_at = NamedSharding(mesh, jax.P(None, out_axis, None))
-            down = jax.jit(draw, out_shardings=down_at)()
-            up = jnp.zeros((layers, outputs, lora.rank), jnp.float32, device=up_at)
+        down, up = (
+            jax.ShapeDtypeStruct(
+                shape, jnp.float32, sharding=NamedSharding(mesh, jax.P(*axes))
+            )
+            for shape, axes in (
+                ((layers, lora.rank, inputs), (None, None, in_axis)),
+                ((layers, outputs, lora.rank), (None, out_axis, None)),
+            )
+        )
         adapters[name] = Adapter(down, up, lora.alpha / lora.rank)
     return adapters
 
 
-def merge(weight: jax.Array, adapter: Adapter) -> jax.Array:
-    """The matrix that projects as `weight` and the adapter together do."""
-    up, down = adapter.up[...], adapter.down[...]
-    product = jnp.einsum(
-        "lor,lri->loi", up, down, out_sharding=jax.typeof(weight).sharding.spec
-    )
-    return (weight.astype(jnp.float32) + adapter.scale * product).astype(weight.dtype)
+def make_adapters(
+    config: ModelConfig, lora: LoraConfig, seed: int, mesh: Mesh
+) -> dict[str, Adapter]:
+    """New adapters as `adapter_shapes` says: D at random, U zero."""
+
+    def draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jax.random.normal(key, shape, jnp.float32) * shape[2] ** -0.5
+
+    adapters = adapter_shapes(config, lora, mesh)
+    with jax.set_mesh(mesh):
+        for number, (name, shapes) in enumerate(adapters.items()):
+            down, up = shapes.down.get_value(), shapes.up.get_value()
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            drawn = jax.jit(draw, static_argnums=1, out_shardings=down.sharding)
+            zeros = jnp.zeros(up.shape, up.dtype, device=up.sharding)
+            adapters[name] = Adapter(drawn(key, down.shape), zeros, shapes.scale)
+    return adapters
+
+
+@partial(jax.jit, donate_argnames="weight")
+def merge(weight: Float[Array, "L outputs inputs"], adapter: Adapter) -> jax.Array:
+    """The matrix that projects as `weight` and the adapter together do.
+
+    Summed in float32, and in the weight's type and place again: `weight` is used up.
+    """
+    split = jax.typeof(weight).sharding.spec
+
+    # Layer by layer: the products of all would take twice a bfloat16 model's memory.
+    def merge_layer(own: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        matrix, up, down = own
+        product = jnp.einsum(
+            "or,ri->oi", up, down, out_sharding=jax.P(*split[1:]), precision="highest"
+        )
+        return (matrix.astype(jnp.float32) + adapter.scale * product).astype(
+            matrix.dtype
+        )
+
+    return jax.lax.map(merge_layer, (weight, adapter.up[...], adapter.down[...]))

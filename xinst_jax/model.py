@@ -11,7 +11,7 @@ not grow with the depth. A row's padding has zero vectors at attention's exits a
 never read by a document.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -92,8 +92,10 @@ class Layers(nnx.Module):
             out = project(x, gathered(weight[...]), out_sharding)
         adapter: Adapter | None = getattr(self, f"{name}_adapter", None)
         if adapter is not None:
-            inner = project(x, adapter.down[...], _WHOLE)
-            out = out + adapter.scale * project(inner, adapter.up[...], out_sharding)
+            # Trained in float32, multiplied in the model's own type.
+            down, up = (m[...].astype(x.dtype) for m in (adapter.down, adapter.up))
+            inner = project(x, down, _WHOLE)
+            out = out + adapter.scale * project(inner, up, out_sharding)
         bias = getattr(self, f"{name}_bias", None)
         return out if bias is None else out + bias[...][None, None]
 
@@ -174,8 +176,8 @@ class Decoder(nnx.Module):
         tokens: Int[Array, "R T"],
         positions: Int[Array, "R T"],
         attend: Attend,
-        memory: Any = None,
-    ) -> tuple[Float[Array, "R T D"], Any]:
+        memory: Sequence[Any] = (None,),
+    ) -> tuple[Float[Array, "R T D"], tuple[Any, ...]]:
         """Runs all layers; prefill, decoding, scoring, embedding, training share it.
 
         Args:
@@ -183,10 +185,11 @@ class Decoder(nnx.Module):
           positions: Of each token in its own text.
           attend: From (q, k, v, the layer's memory, whether it is windowed) to what is
             attended to and what to keep of the layer.
-          memory: What attention reads besides, stacked over layers, or None.
+          memory: What attention reads besides, for groups of equally many layers, each
+            stacked; one scan runs over the layers of a group.
 
         Returns:
-          The final normed states, and what `attend` kept, stacked over layers.
+          The final normed states, and what `attend` kept, in the same groups.
         """
         config = self.config
         x = gathered(self.embedding[...]).at[tokens].get(out_sharding=_WHOLE)
@@ -213,9 +216,16 @@ class Decoder(nnx.Module):
                 return layers(x, rotation, attend, memory, flag)
             return layers(x, local if same else whole, attend, memory, same)
 
-        x, kept = jax.lax.scan(layer, x, (self.layers, memory, flags))
+        size, kept = config.layers // len(memory), []
+        for start, own in zip(range(0, config.layers, size), memory, strict=True):
+            layers = self.layers, flags
+            if len(memory) > 1:
+                layers = jax.tree.map(lambda w, at=start: w[at : at + size], layers)
+            x, group = jax.lax.scan(layer, x, (layers[0], own, layers[1]))
+            kept.append(group)
         norm = self.final_norm[...]
-        return rms_norm(x, norm, config.norm_eps, offset=config.norm_offset), kept
+        x = rms_norm(x, norm, config.norm_eps, offset=config.norm_offset)
+        return x, tuple(kept)
 
     def logits(self, x: Float[Array, "R T D"]) -> Float[Array, "R T V"]:
         """In float32 whatever the weights are."""
@@ -277,10 +287,14 @@ def _project_back(
     """
     x, weight = kept
     g = g.astype(x.dtype)
-    outputs, inputs = jax.typeof(weight).sharding.spec
+    split = jax.typeof(weight).sharding.spec
+    outputs, inputs = split.partitions
     x_back = jnp.einsum("rto,oi->rti", g, weight, out_sharding=jax.typeof(x).sharding)
     weight_back = jnp.einsum(
-        "rti,rto->io", x, g, out_sharding=PartitionSpec(inputs, outputs)
+        "rti,rto->io",
+        x,
+        g,
+        out_sharding=PartitionSpec(inputs, outputs, unreduced=split.reduced),
     )
     return x_back, weight_back.T
 
@@ -395,7 +409,8 @@ def hidden_of_rows(
         out, kept = attend_here(q, k, v, *index)
         return out, kept if keep_cache else None
 
-    return model.hidden(rows.tokens, rows.positions, attend)
+    x, (kept,) = model.hidden(rows.tokens, rows.positions, attend)
+    return x, kept
 
 
 def take_states(
@@ -476,9 +491,12 @@ def target_logprobs(
             asked.any(), compute, lambda: jnp.zeros_like(ids, jnp.float32)
         )
 
-    chunks = [
-        jnp.swapaxes(a.reshape(a.shape[0], -1, chunk, *a.shape[2:]), 0, 1)
-        for a in (states, index < x.shape[1], targets)
-    ]
-    out = jax.lax.map(lambda own: logprobs(*own), tuple(chunks))
+    def chunked(a: jax.Array) -> jax.Array:
+        shape = a.shape[0], a.shape[1] // chunk, chunk, *a.shape[2:]
+        # Stated, because the rows' split, of size 1, would else move to one chunk.
+        split = spec("row", *[None] * a.ndim)
+        return jnp.swapaxes(jnp.reshape(a, shape, out_sharding=split), 0, 1)
+
+    chunks = tuple(map(chunked, (states, index < x.shape[1], targets)))
+    out = jax.lax.map(lambda own: logprobs(*own), chunks)
     return jnp.swapaxes(out, 0, 1).reshape(index.shape)

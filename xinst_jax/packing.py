@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-Ids = Any  # NumPy's on the host, JAX's on the device
+Ids = Any  # NumPy's on the host, JAX's on the device; or shapes alone, to compile
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +76,8 @@ class Batch:
     """
 
     rows: Rows
-    index: Int[jax.Array | np.ndarray, "R Q"]
-    targets: Int[jax.Array | np.ndarray, "R Q"]
+    index: Int[Ids, "R Q"]
+    targets: Int[Ids, "R Q"]
 
 
 def assign(

@@ -106,7 +106,8 @@ def gathered(weight: jax.Array) -> jax.Array:
     split = jax.typeof(weight).sharding.spec
     if "data" not in split:
         return weight
-    return jax.sharding.reshard(weight, P(*(None if a == "data" else a for a in split)))
+    whole = (None if axis == "data" else axis for axis in split)
+    return jax.sharding.reshard(weight, P(*whole, reduced={"data"}))
 
 
 def put_rows(arrays: Any, mesh: Mesh) -> Any:

@@ -82,21 +82,27 @@ def random_weights(
     additions, so that the stream's variance does not grow with depth.
     """
 
-    def make() -> dict[str, jax.Array]:
-        arrays = {}
+    def draw(number: int, shape: tuple[int, ...], std: float) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        drawn = jax.random.normal(key, shape, jnp.float32) * std
+        return drawn.astype(DTYPES[dtype])
+
+    arrays = {}
+    with jax.set_mesh(mesh):
         for number, (name, weight) in enumerate(weights_of(config).items()):
-            if name.endswith("norm"):
-                arrays[name] = jnp.ones(weight.shape, DTYPES[dtype])
+            sharding = weight_shardings(config, mesh)[name]
+            if name.endswith(("norm", "bias")):
+                one = float(name.endswith("norm") and not config.norm_offset)
+                arrays[name] = jnp.full(
+                    weight.shape, one, DTYPES[dtype], device=sharding
+                )
                 continue
-            key = jax.random.fold_in(jax.random.key(seed), number)
             last = name in ("layers.output", "layers.down")
             std = 0.02 / (2 * config.layers) ** 0.5 if last else 0.02
-            drawn = jax.random.normal(key, weight.shape, jnp.float32) * std
-            arrays[name] = drawn.astype(DTYPES[dtype])
-        return arrays
-
-    with jax.set_mesh(mesh):
-        return jax.jit(make, out_shardings=weight_shardings(config, mesh))()
+            # One after the other: drawing takes several times a weight's own memory.
+            make = jax.jit(draw, static_argnums=(0, 1, 2), out_shardings=sharding)
+            arrays[name] = make(number, weight.shape, std)
+    return jax.block_until_ready(arrays)
 
 
 def save_checkpoint(
@@ -104,6 +110,7 @@ def save_checkpoint(
     config: ModelConfig,
     weights: Mapping[str, jax.Array | np.ndarray],
     tokenizer: Tokenizer,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a folder in the Hugging Face layout, whole or not at all.
 
@@ -112,6 +119,7 @@ def save_checkpoint(
       config: Of the model.
       weights: By the names of `weights_of(config)`.
       tokenizer: Written as `tokenizer.json`.
+      texts: Other files to write, by their names.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +140,8 @@ def save_checkpoint(
         ends = {key: described[key] for key in ("bos_token_id", "eos_token_id")}
         _write_json(draft / "generation_config.json", ends)
         tokenizer.save(str(draft / "tokenizer.json"))
+        for name, text in (texts or {}).items():
+            (draft / name).write_text(text, encoding="utf-8")
         draft.chmod(0o755)  # mkdtemp's own folder is closed to others
         if path.exists():
             path.rename(draft / "replaced")

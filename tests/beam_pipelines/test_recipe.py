@@ -67,7 +67,10 @@ data = ["x.jsonl"]
 base = "b"
 steps = 3
 batch_tokens = 512
+accumulate = 2
 learning_rate = 0.5
+lora_rank = 8
+dtype = "bfloat16"
 held_out = 0.25
 word_dropout = 0.125
 vocabulary = 300
@@ -348,6 +351,26 @@ BOUNDS = [
     (Documents, {"max_pieces": 0}, "max_pieces >= 1", {"max_pieces": 1}),
     (Training, {"steps": 0}, "steps >= 1", {"steps": 1}),
     (Training, {"batch_tokens": 255}, "batch_tokens >= 256", {"batch_tokens": 256}),
+    (Training, {"accumulate": 0}, "accumulate >= 1", {"accumulate": 1}),
+    (Training, {"lora_rank": -1}, "lora_rank >= 0", {"lora_rank": 0}),
+    (
+        Training,
+        {"base": "", "lora_rank": 1},
+        "a base with lora_rank",
+        {"base": "b", "lora_rank": 1},
+    ),
+    (
+        Training,
+        {"dtype": "int8"},
+        "dtype float32 or bfloat16",
+        {"base": "b", "lora_rank": 1, "dtype": "bfloat16"},
+    ),
+    (
+        Training,
+        {"lora_rank": 0, "dtype": "bfloat16"},
+        "dtype float32 without lora_rank",
+        {"dtype": "float32"},
+    ),
     (
         Training,
         {"learning_rate": 0.0},

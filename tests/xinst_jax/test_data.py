@@ -1,3 +1,6 @@
+import json
+
+import jax
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -65,14 +68,69 @@ def test_the_order_is_the_seed_s_and_goes_on_from_a_state(tokenizer):
     )
     other = data.batches(EXAMPLES, tokenizer, 0, SHAPE, epochs=2, seed=1)
     assert first != read(other, tokenizer)
-    iterator = iter(data.batches(EXAMPLES, tokenizer, 0, SHAPE))
-    next(iterator)
-    state = iterator.get_state()
-    rest = [batch.rows.tokens for batch in iterator]
-    iterator.set_state(state)
-    again = [batch.rows.tokens for batch in iterator]
-    assert len(rest) > 1
-    assert all(np.array_equal(a, b) for a, b in zip(rest, again, strict=True))
+
+
+def test_a_state_goes_on_exactly_wherever_it_was_taken(tokenizer):
+    batches = data.batches(EXAMPLES, tokenizer, 0, SHAPE, epochs=2)
+    iterator = iter(batches)
+    states, seen = [iterator.get_state()], []
+    for batch in iterator:
+        states.append(json.loads(json.dumps(iterator.get_state())))
+        seen.append(batch)
+    assert len(seen) > 20
+    # Set in an iterator of its own, and back in one that is ahead.
+    for start in (0, 1, 7, len(seen) - 1, len(seen)):
+        for resumed in (iter(batches), iterator):
+            resumed.set_state(states[start])
+            rest = list(resumed)
+            assert len(rest) == len(seen) - start
+            for found, expected in zip(rest, seen[start:], strict=True):
+                pairs = zip(*map(jax.tree.leaves, (found, expected)), strict=True)
+                assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_examples_that_wait_are_few_and_none_waits_for_long(tokenizer):
+    iterator = iter(data.batches(EXAMPLES, tokenizer, 0, SHAPE, epochs=None))
+    for _ in range(50):
+        next(iterator)
+        state = iterator.get_state()
+        assert len(state["waiting"]) < SHAPE.rows * SHAPE.slots + 256
+        # Those read since the oldest that waits; a batch takes about ten of them.
+        assert state["read"] < 400
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("distribution", ["log-normal", "uniform"])
+def test_rows_are_full(rows, distribution):
+    draw = np.random.default_rng(0)
+    if distribution == "uniform":
+        lengths = draw.integers(20, 1024, 2000)
+    else:
+        lengths = draw.lognormal(6, 0.5, 2000).clip(100, 1024).astype(int)
+    slots = int(np.ceil(1.25 * 4096 / lengths.mean()))
+    shape = RowShape(rows=rows, tokens=4096, slots=slots, slot_tokens=1024)
+    waiting, useful = lengths.tolist(), []
+    while len(waiting) > rows * slots + 256:
+        window = waiting[: rows * slots + 256]
+        packed = data.choose(window, shape)
+        chosen = [i for row in packed for i in row]
+        assert 0 in chosen, "the oldest goes first"
+        assert len(set(chosen)) == len(chosen)
+        for row in packed:
+            assert len(row) <= slots
+            assert sum(window[i] for i in row) <= 4096
+        useful.append(sum(window[i] for i in chosen) / (rows * 4096))
+        waiting = [n for i, n in enumerate(waiting) if i not in set(chosen)]
+    assert np.mean(useful) > 0.98
+
+
+def test_any_pairs_can_be_learnt_and_one_without_a_prompt_is_left_out(tokenizer):
+    pairs = [("one", "eins"), ("", "zwei"), ("three", "drei")]
+    batches = data.batches(pairs, tokenizer, 0, SHAPE, pair_of=tuple)
+    assert sorted(read(batches, tokenizer)) == [
+        ("oneeins", "eins"),
+        ("threedrei", "drei"),
+    ]
 
 
 def test_processes_share_the_data(tokenizer):

@@ -1,13 +1,19 @@
+import dataclasses
 import pickle
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from xinst_jax.config import SamplingConfig
-from xinst_jax.engine import Engine, Generation
+from xinst_jax import engine as engine_module
+from xinst_jax.config import ModelConfig, SamplingConfig
+from xinst_jax.engine import Engine, Generation, Usage
+from xinst_jax.model import Decoder
+from xinst_jax.sharding import make_mesh, weight_shardings
 
 GREEDY = SamplingConfig(max_new_tokens=8)
 WARM = SamplingConfig(max_new_tokens=8, temperature=1.0, top_k=50, top_p=0.95, seed=3)
@@ -190,6 +196,157 @@ def test_results_can_be_pickled_and_the_engine_weakly_referenced(
     assert pickle.loads(pickle.dumps(results)) == results
     assert type(engine.score(["a"], ["b"])) is np.ndarray
     assert weakref.ref(engine)() is engine
+
+
+def test_nothing_is_compiled_after_warm_up(checkpoint: Path) -> None:
+    engine = Engine.load(checkpoint)
+    labels = ["a", "b"]
+    engine.warm_up(lambda prompts: engine.generate(prompts, GREEDY))
+    engine.warm_up(lambda prompts: engine.score(prompts, labels))
+    compiled: list[str] = []
+
+    def listen(event: str, seconds: float, **_: object) -> None:
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    rng = np.random.default_rng(3)
+    for number in (1, 3, 40, 90):
+        lengths = rng.integers(1, 312, number)
+        prompts = [rng.integers(3, 264, n).tolist() for n in lengths]
+        assert all(g.error is None for g in engine.generate(prompts, GREEDY))
+        assert np.isfinite(engine.score(prompts, labels)).all()
+    assert compiled == []
+    engine.generate([[5]], dataclasses.replace(GREEDY, max_new_tokens=9))
+    assert compiled  # the listener hears
+
+
+def test_rows_are_full_of_useful_tokens_with_three_programs(
+    tiny: ModelConfig, random_arrays: Callable, byte_tokenizer: Callable
+) -> None:
+    config = dataclasses.replace(tiny, max_positions=4096)
+    mesh = make_mesh()
+    placed = jax.device_put(random_arrays(config), weight_shardings(config, mesh))
+    engine = Engine(Decoder(config, placed), byte_tokenizer(), mesh)
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(np.log(850) - 0.125, 0.5, 1024), 300, 2000)
+    documents = {i: [5] * int(n) for i, n in enumerate(lengths)}
+    packed = [
+        (rows, shape)
+        for batch in engine._decoding_batches(documents)
+        for rows, shape in batch.prefills
+    ]
+    places = sum(rows.tokens.size for rows, _ in packed)
+    assert sum(map(len, documents.values())) / places >= 0.95
+    assert len({rows.slot_index.shape for rows, _ in packed}) <= 3
+    held = [
+        i
+        for batch in engine._decoding_batches(documents)
+        for row in batch.held
+        for i, _ in row
+    ]
+    assert sorted(held) == list(documents)
+
+
+def test_usage_adds_up_and_starts_anew(engine: Engine, prompts: list) -> None:
+    engine.take_usage()
+    generations = engine.generate(prompts, GREEDY)
+    usage = engine.take_usage()
+    assert usage.useful_tokens == sum(map(len, prompts))
+    assert usage.row_tokens % 2048 == 0 and usage.row_tokens >= usage.useful_tokens
+    assert usage.new_tokens == sum(len(g.tokens) + g.stopped for g in generations)
+    assert usage.seconds > 0 and usage.peak_flops == 0  # of a CPU it is not known
+    per_token = 2 * engine.config.matmul_parameters()
+    assert usage.flops > per_token * usage.useful_tokens
+    assert engine.take_usage() == Usage()
+    engine.embed(prompts)
+    assert engine.take_usage().useful_tokens == usage.useful_tokens
+
+
+def test_counted_flops_are_those_of_a_loop_over_all_pairs(tiny: ModelConfig) -> None:
+    for window, windowed in ((None, ()), (4, (True, False, True))):
+        config = dataclasses.replace(tiny, window=window, windowed=windowed)
+        pairs = 0
+        for layer in range(config.layers):
+            near = window if window and windowed[layer] else 999
+            pairs += sum(q - k < near for q in range(9) for k in range(q + 1))
+        attention = 4 * config.heads * config.head_width * pairs
+        linear = 2 * config.matmul_parameters() * 9
+        head = 2 * config.width * config.vocabulary
+        assert config.prefill_flops([9]) == attention + linear + head
+
+
+@pytest.mark.parametrize("call", ["generate", "embed"])
+def test_where_memory_does_not_suffice_batches_are_halved(
+    call: str,
+    engine: Engine,
+    prompts: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = getattr(engine, call)(prompts)
+    small = Engine(engine.model, engine.tokenizer, engine.mesh)
+    program = {"generate": "_decode", "embed": "_embed_rows"}[call]
+    real, refused = getattr(engine_module, program), []
+
+    def out_of_memory(model: Decoder, second: object, *rest: object) -> object:
+        size = rest[0].shape[1] if call == "generate" else second.tokens.shape[1]
+        if size > {"generate": 8, "embed": 600}[call]:
+            refused.append(size)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return real(model, second, *rest)
+
+    monkeypatch.setattr(engine_module, program, out_of_memory)
+    found = getattr(small, call)(prompts)
+    assert refused == {"generate": [32, 16], "embed": [2048, 1024]}[call]
+    if call == "generate":
+        assert [g.tokens for g in found] == [g.tokens for g in expected]
+    else:
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    getattr(small, call)(prompts)
+    assert len(refused) == 2  # the smaller size is kept
+
+    def broken(*_: object) -> object:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(engine_module, program, broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        getattr(small, call)(prompts)
+
+
+def test_a_prompt_of_which_no_number_comes_costs_itself(
+    tiny: ModelConfig, engine: Engine, random_arrays: Callable
+) -> None:
+    weights = random_arrays(tiny)
+    weights["embedding"][263] = np.nan
+    placed = jax.device_put(weights, weight_shardings(tiny, engine.mesh))
+    model = Decoder(tiny, placed)
+    poisoned = Engine(model, engine.tokenizer, engine.mesh)
+    good = [[5, 6, 7], [9] * 60, [10, 11]]
+    expected = engine.generate(good, GREEDY)
+    assert not any(263 in g.tokens for g in expected)
+    first, second, bad, third = poisoned.generate([*good[:2], [5, 263], good[2]])
+    assert bad.error == "the model gave no finite probability" and bad.text == ""
+    assert [first.error, second.error, third.error] == [None] * 3
+    assert first.tokens[:8] == expected[0].tokens
+
+
+def test_no_ngram_comes_twice_in_prompt_and_answer(engine: Engine) -> None:
+    rng = np.random.default_rng(2)
+    prompts = [rng.integers(3, 30, n).tolist() for n in (1, 2, 40, 200, 256)]
+    for size in (1, 3):
+        sampling = SamplingConfig(max_new_tokens=40, no_repeat_ngram=size)
+        for prompt, answer in zip(
+            prompts, engine.generate(prompts, sampling), strict=True
+        ):
+            text = [*prompt, *answer.tokens]
+            seen = {tuple(prompt[i : i + size]) for i in range(len(prompt) - size + 1)}
+            for end in range(len(prompt) + 1, len(text) + 1):
+                if end >= size:
+                    ngram = tuple(text[end - size : end])
+                    assert ngram not in seen
+                    seen.add(ngram)
+    plain = engine.generate(prompts, SamplingConfig(max_new_tokens=40))
+    assert any(len(set(g.tokens)) < len(g.tokens) for g in plain)
 
 
 def test_threads_take_turns(engine: Engine, prompts: list[list[int]]) -> None:
