@@ -41,8 +41,8 @@ BATCH = 8  # of transformers and of the padded path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--torch", help="a Python that has torch and transformers")
-    parser.add_argument("--documents", type=int, default=64)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--documents", type=int, default=32)
+    parser.add_argument("--repeat", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         compare(Path(folder) / "model", options)

@@ -266,7 +266,7 @@ def ragged_attention(
 def cached_attention(
     q: Float[Array, "R C N H"],
     new: tuple[Float[Array, "R C K H"], Float[Array, "R C K H"]],
-    prompt: tuple[Float[Array, "R C K H S"], Float[Array, "R C K S H"]],
+    prompt: tuple[Float[Array, "R C K H S"], Float[Array, "R C K blocks block H"]],
     suffix: tuple[Float[Array, "R C K H M"], Float[Array, "R C K M H"]],
     lens: Int[Array, "R C"],
     step: Int[Array, ""],
@@ -284,7 +284,8 @@ def cached_attention(
     Args:
       q: Queries of the new token.
       new: Its key and value.
-      prompt: Keys and values of the prompt, of which `lens` are there.
+      prompt: Keys and values of the prompt, of which `lens` are there; values in
+        blocks of `SLOT_BLOCK`.
       suffix: Keys and values of earlier new tokens, of which `step` are there.
       lens: Tokens of each prompt.
       step: Number of tokens that came after the prompt, the same in every slot.
@@ -292,7 +293,7 @@ def cached_attention(
       how: Scale, soft-cap and window.
     """
     num_rows, num_slots, num_heads, width = q.shape
-    num_kv, size = prompt[1].shape[2:4]
+    num_kv, size = prompt[0].shape[2], prompt[0].shape[4]
     q = q.reshape(num_rows, num_slots, num_kv, -1, width) * how.scale
     score = partial(jnp.einsum, preferred_element_type=jnp.float32)
     old = score("rckgh,rckhs->rckgs", q, prompt[0])
@@ -316,9 +317,8 @@ def cached_attention(
     out += own * new[1][:, :, :, None]
     blocked = size // SLOT_BLOCK, SLOT_BLOCK
     weights = jnp.swapaxes(old.reshape(*old.shape[:4], *blocked), 3, 4)
-    values = prompt[1].reshape(*prompt[1].shape[:3], *blocked, width)
     totals = weights.sum(-1, keepdims=True)
-    parts = score("rckbgs,rckbsh->rckbgh", weights.astype(q.dtype), values)
+    parts = score("rckbgs,rckbsh->rckbgh", weights.astype(q.dtype), prompt[1])
     for block in range(blocked[0]):
         total += totals[:, :, :, block]
         out += parts[:, :, :, block]

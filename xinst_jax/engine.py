@@ -148,9 +148,10 @@ class Engine:
         device = mesh.devices.flat[0]
         tokens = _ROW_TOKENS.get(device.platform, _ROW_TOKENS_ELSEWHERE)
         self._row_tokens = max(tokens, largest)
-        self._decoding_slots = _DECODING_SLOTS.get(device.platform) or _slots_in_memory(
-            model, mesh, largest
-        )
+        slots = _DECODING_SLOTS.get(device.platform)
+        if slots is None:
+            slots = _slots_in_memory(model, mesh, largest, self._row_tokens)
+        self._decoding_slots = slots
         stacked = _STACKED_CACHE.get(device.platform, True)
         self._cache_groups = 1 if stacked else self.config.layers
         self._peak_flops = mesh.size * PEAK_FLOPS.get(device.device_kind, 0)
@@ -633,8 +634,10 @@ def _failed(error: str) -> Generation:
     )
 
 
-def _slots_in_memory(model: Decoder, mesh: Mesh, slot_tokens: int) -> int:
-    """How many documents three quarters of the free memory hold, a power of two."""
+def _slots_in_memory(
+    model: Decoder, mesh: Mesh, slot_tokens: int, row_tokens: int
+) -> int:
+    """How many documents' keys and values the device can hold, a power of two."""
     config = model.config
     device = mesh.devices.flat[0]
     stats = device.memory_stats() or {}
@@ -642,10 +645,13 @@ def _slots_in_memory(model: Decoder, mesh: Mesh, slot_tokens: int) -> int:
         return _MOST_DECODING_SLOTS
     heads = config.kv_heads * kv_copies(config, mesh) // mesh.shape["model"]
     per_token = 2 * config.layers * heads * config.head_width
-    per_slot = per_token * model.embedding.dtype.itemsize * slot_tokens
+    per_token *= model.embedding.dtype.itemsize
     free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    slots = max(1, min(_MOST_DECODING_SLOTS, int(0.75 * free / per_slot)))
-    return 1 << (slots.bit_length() - 1)
+    # Beside the cache are the keys and values of one row, in slots that are half full;
+    # and a quarter is left to what programs need while they run.
+    room = 0.75 * free - per_token * 2 * row_tokens
+    slots = min(_MOST_DECODING_SLOTS, int(room / (per_token * slot_tokens)))
+    return 1 << (max(1, slots).bit_length() - 1)
 
 
 @jax.jit
@@ -732,19 +738,28 @@ def _insert(
 ) -> dict[str, Any]:
     """Puts prompts into the cache's slots `places`; those past its end drop."""
 
+    # One slot after the other: a scatter would copy all that is put.
     def keep(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
-        # Of a shorter slot: [K, H, S] of keys, [K, S, H] of values.
-        room = tuple(slice(size) for size in new.shape[2:])
-        return jax.vmap(lambda o, n, i: o.at[(i, *room)].set(n, mode="drop"))(
-            old, new, at
-        )
+        """`[L, R, P, ...]`, `[L, R, C, ...]` of slots as long or shorter, `[R, C]`."""
+        last = old.shape[2] - 1
+
+        def put_slot(c: jax.Array, old: jax.Array) -> jax.Array:
+            for r in range(old.shape[1]):
+                one = jax.lax.dynamic_slice_in_dim(new[:, r : r + 1], c, 1, 2)
+                slot = jnp.minimum(at[r, c], last)
+                start: tuple[Any, ...] = (0, r, slot, *(0,) * (old.ndim - 3))
+                before = jax.lax.dynamic_slice(old, start, one.shape)
+                one = jnp.where(at[r, c] <= last, one, before)
+                old = jax.lax.dynamic_update_slice(old, one, start)
+            return old
+
+        return jax.lax.fori_loop(0, new.shape[2], put_slot, old)
 
     def keep_last(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
-        return jax.vmap(lambda o, n, i: o.at[i].set(n, mode="drop"))(old, new, at)
+        return keep(old[None], new[None], at)[0]
 
-    in_layers = jax.vmap(keep, in_axes=(0, 0, None))
     states, index = spec("row", None, None), spec("row", None)
-    put = per_device(in_layers, (_CACHE, _CACHE, index), _CACHE)
+    put = per_device(keep, (_CACHE, _CACHE, index), _CACHE)
     put_last = per_device(keep_last, (states, states, index), states)
     size = len(prefilled["kv"][0]) // len(cache["kv"])
     return {
@@ -786,7 +801,12 @@ def _decode(
     """
     by_row, by_slot = spec("row", None), spec("row", None, None)
     heads, cached = spec("row", None, "heads", None), _CACHE_OF_LAYER
-    two = heads, heads
+    two, in_blocks = (heads, heads), spec("row", None, "heads", None, None, None)
+    # Values in blocks, as attention sums them. Reshaped within the loop, each layer's
+    # would be copied on TPU in every step.
+    prompts = tuple(
+        (k, v.reshape(*v.shape[:4], -1, SLOT_BLOCK, v.shape[5])) for k, v in cache["kv"]
+    )
     ends = jnp.asarray(model.config.eos, jnp.int32)
 
     def draw_here(
@@ -825,12 +845,12 @@ def _decode(
             prompt, suffix = memory
             attend_here = per_device(
                 partial(cached_attention, windowed=windowed, how=model.how),
-                (heads, two, (cached, cached), (cached, cached), by_row, spec()),
+                (heads, two, (cached, in_blocks), (cached, cached), by_row, spec()),
                 heads,
             )
             return attend_here(q, (k, v), prompt, suffix, lens, step - 1), (k, v)
 
-        memory = tuple(zip(cache["kv"], state["suffix"], strict=True))
+        memory = tuple(zip(prompts, state["suffix"], strict=True))
         x, kept = model.hidden(state["last"], lens + step - 1, attend, memory)
         write = jax.lax.dynamic_update_slice_in_dim
         suffix = tuple(

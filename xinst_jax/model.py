@@ -380,10 +380,15 @@ def rotate(
     sin: Float[Array, "R T half"],
 ) -> Float[Array, "R T heads H"]:
     """Turns the pairs (x[i], x[i + H/2]), the half-split layout of checkpoints."""
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = [left * cos - right * sin, right * cos + left * sin]
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+    # In its own type first: else XLA writes the product before it in float32; and on
+    # TPU half a head would fill half a register.
+    x = jax.lax.optimization_barrier(x)
+    half = x.shape[-1] // 2
+    swapped = jnp.concatenate([x[..., half:], x[..., :half]], axis=-1)
+    cos = jnp.concatenate([cos, cos], axis=-1)[:, :, None]
+    sin = jnp.concatenate([-sin, sin], axis=-1)[:, :, None]
+    turned = x.astype(jnp.float32) * cos + swapped.astype(jnp.float32) * sin
+    return turned.astype(x.dtype)
 
 
 def hidden_of_rows(

@@ -26,7 +26,7 @@ from xinst_jax import data
 from xinst_jax.attention import choose_kernel
 from xinst_jax.config import ModelConfig
 from xinst_jax.curve import loss_curve
-from xinst_jax.engine import Engine
+from xinst_jax.engine import Engine, use_compilation_cache
 from xinst_jax.lora import LoraConfig, make_adapters
 from xinst_jax.model import Decoder
 from xinst_jax.packing import Batch, RowShape
@@ -182,6 +182,7 @@ def fit(
     Raises:
       ValueError: There is no batch, or `<out>.training` is of other settings.
     """
+    use_compilation_cache()
     mesh = mesh or make_mesh()
     model_config = ModelConfig.from_checkpoint(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
@@ -252,6 +253,8 @@ def fit(
                 bar.set_postfix(_shown(run.log), refresh=False)
                 bar.update()
         log = run.log
+        if not log:
+            raise ValueError(f"There are fewer batches than accumulate for {out}.")
         if held and "held_out_loss" not in log[-1]:  # the batches ended early
             log[-1] |= measured()
         lines = "".join(json.dumps(entry) + "\n" for entry in log)

@@ -57,11 +57,14 @@ min_script = 0.5
 [generator]
 checkpoint = "g"
 dtype = "bfloat16"
+quantize = "int8"
+max_prompt_tokens = 4096
 max_text_chars = 700
 max_new_tokens = 99
 temperature = 0.5
 top_k = 11
 top_p = 0.9
+no_repeat_ngram = 6
 [generator.train]
 data = ["x.jsonl"]
 base = "b"
@@ -80,6 +83,8 @@ heads = 2
 [evaluator]
 checkpoint = "e"
 dtype = "bfloat16"
+quantize = "fp8"
+max_prompt_tokens = 1024
 max_text_chars = 600
 keep_above = 0.75
 [evaluator.train]
@@ -412,6 +417,20 @@ BOUNDS = [
     (Generator, {"top_k": -1}, "top_k >= 0", {"top_k": 0}),
     (Generator, {"top_p": 0.0}, "0 < top_p <= 1", {"top_p": 0.001}),
     (Generator, {"top_p": 1.001}, "0 < top_p <= 1", {"top_p": 1.0}),
+    (Generator, {"no_repeat_ngram": -1}, "no_repeat_ngram >= 0", {"top_k": 0}),
+    *[
+        case
+        for section in (Generator, Evaluator)
+        for case in (
+            (section, {"quantize": "int4"}, "quantize int8 or fp8", {"quantize": ""}),
+            (
+                section,
+                {"max_prompt_tokens": 8193},
+                "1 <= max_prompt_tokens <= 8192",
+                {"max_prompt_tokens": 8192},
+            ),
+        )
+    ],
     (Evaluator, {"dtype": "half"}, "dtype float32 or bfloat16", {"dtype": "float32"}),
     (Evaluator, {"max_text_chars": 0}, "max_text_chars >= 1", {"max_text_chars": 1}),
     (Evaluator, {"keep_above": -0.1}, "0 <= keep_above <= 1", {"keep_above": 0.0}),
@@ -537,13 +556,18 @@ FIELDS = {
     "documents.max_chars": (2047, DOCUMENTS),
     "documents.max_pieces": (3, DOCUMENTS),
     "generator.dtype": ("bfloat16", CANDIDATES),
+    "generator.quantize": ("int8", CANDIDATES),
+    "generator.max_prompt_tokens": (4096, CANDIDATES),
     "generator.max_text_chars": (2047, CANDIDATES),
     "generator.max_new_tokens": (127, CANDIDATES),
     "generator.temperature": (0.1, CANDIDATES),
     "generator.top_k": (1, CANDIDATES),
     "generator.top_p": (0.9, CANDIDATES),
+    "generator.no_repeat_ngram": (6, CANDIDATES),
     "generator.train": (Training(steps=3, data=("x",), base="b"), NOTHING),
     "evaluator.dtype": ("bfloat16", SCORES),
+    "evaluator.quantize": ("fp8", SCORES),
+    "evaluator.max_prompt_tokens": (1024, SCORES),
     "evaluator.max_text_chars": (2047, SCORES),
     "evaluator.keep_above": (0.6, EXAMPLES),
     "evaluator.train": (Training(width=64, layers=2), NOTHING),

@@ -298,6 +298,6 @@ def test_a_model_fits_eight_chips_and_exchanges_no_more(tmp_path: Path) -> None:
     assert 1 <= prefill["flops"] / prefill["counted_flops"] < 1.02
     assert 1 <= decode["flops"] / decode["counted_flops"] < 1.01
     # Of a layer's activations, and of weights and cache: more would be copies.
-    assert prefill["hbm_bytes"] / layers < 6.1e9
+    assert prefill["hbm_bytes"] / layers < 5.7e9
     assert decode["hbm_bytes"] / steps < 12.6e9
-    assert insert["temporaries"] < 1.2e9
+    assert insert["temporaries"] < 1e7

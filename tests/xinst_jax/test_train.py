@@ -228,6 +228,9 @@ def test_where_batches_end_training_does_too_with_a_last_held_out_loss(
     assert [e["step"] for e in log if "held_out_loss" in e] == [num_batches]
     lines = (tmp_path / "a" / "training_log.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == log
+    more = dataclasses.replace(CONFIG, accumulate=num_batches + 1)
+    with pytest.raises(ValueError, match="fewer batches than accumulate"):
+        fit(scratch, tmp_path / "c", ended, [], more, progress=False)
     with pytest.raises(ValueError, match="no batch to train"):
         fit(
             scratch,
