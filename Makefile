@@ -75,7 +75,7 @@ $(DATATROVE)/.installed:
 		"datatrove[io]==0.10.1" "trafilatura>=1.8,<1.12" lxml_html_clean
 	@touch $@
 
-# The CPU part of the engine's figures; about TIME_MINUTES minutes on two cores.
+# The CPU part of the engine's figures; some fifteen minutes on two cores.
 TORCH := .venv-torch
 
 bench-engine: $(VENV)/.test $(TORCH)/.installed

@@ -9,7 +9,12 @@ from safetensors.numpy import load_file, save_file
 
 from xinst_jax.config import ModelConfig
 from xinst_jax.sharding import make_mesh
-from xinst_jax.weights import load_tokenizer, load_weights, save_checkpoint
+from xinst_jax.weights import (
+    _Reader,
+    load_tokenizer,
+    load_weights,
+    save_checkpoint,
+)
 
 NAME = "model.layers.1.self_attn.k_proj.weight"
 
@@ -136,3 +141,30 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_no_rubbish(
     assert after.keys() == before.keys()
     assert after["model.safetensors"] != before["model.safetensors"]
     assert [f.name for f in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_device_is_read_no_more_than_its_own_part() -> None:
+    read: list[tuple[str, tuple[int, ...]]] = []
+
+    class Tensor:
+        """As safetensors' slices: what is asked for is what is read."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+            self.array = np.arange(32).reshape(4, 8) + ord(name[-1])
+
+        def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+            part = self.array[index]
+            read.append((self.name, part.shape))
+            return part
+
+    tensors = {f"w{layer}": Tensor(f"w{layer}") for layer in range(3)}
+    reader = _Reader(tensors, "w{layer}", (3, 4, 8), np.float32)
+    half = slice(None), slice(0, 2), slice(None)
+    part = reader(half)
+    assert part.shape == (3, 2, 8) and part.dtype == np.float32
+    np.testing.assert_array_equal(part[1], tensors["w1"].array[:2])
+    assert reader(half) is part  # devices along the data axis share it
+    assert read == [(f"w{layer}", (2, 8)) for layer in range(3)]
+    reader((slice(1, 2), slice(None), slice(4, 8)))
+    assert read[3:] == [("w1", (4, 4))]
