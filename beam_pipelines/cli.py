@@ -219,8 +219,10 @@ def _train(model: str, recipe: recipes.Recipe) -> None:
     else:
         rated = ratings.rating_rows(held, _RATING_ROUNDS, recipe.seed)
         to_measure = ratings.rating_pairs(rated, limit)
+        # Each thinned copy of a pair is spoilt in its own way already.
+        rounds = 1 if len(shown) > len(kept) else _RATING_ROUNDS
         to_learn = ratings.rating_pairs(
-            ratings.rating_rows(shown, _RATING_ROUNDS, recipe.seed), limit
+            ratings.rating_rows(shown, rounds, recipe.seed), limit
         )
     log = train.fine_tune(base, out, to_learn, to_measure, config)
     print(

@@ -804,9 +804,14 @@ def _decode(
     two, in_blocks = (heads, heads), spec("row", None, "heads", None, None, None)
     # Values in blocks, as attention sums them. Reshaped within the loop, each layer's
     # would be copied on TPU in every step.
-    prompts = tuple(
-        (k, v.reshape(*v.shape[:4], -1, SLOT_BLOCK, v.shape[5])) for k, v in cache["kv"]
-    )
+    stacked = spec(None, "row", None, "heads", None, None, None)
+
+    def blocks(v: jax.Array) -> jax.Array:
+        shape = *v.shape[:4], v.shape[4] // SLOT_BLOCK, SLOT_BLOCK, v.shape[5]
+        # Stated, because a split of size 1 would else move on to another such axis.
+        return jnp.reshape(v, shape, out_sharding=stacked)
+
+    prompts = tuple((k, blocks(v)) for k, v in cache["kv"])
     ends = jnp.asarray(model.config.eos, jnp.int32)
 
     def draw_here(

@@ -35,6 +35,8 @@ from xinst_jax.sharding import make_mesh, put_rows
 from xinst_jax.step import LOGIT_CHUNK, Program, merged, model_of, optimizer, train_step
 from xinst_jax.weights import DTYPES, load_tokenizer, load_weights, save_checkpoint
 
+_PART = 1024  # pairs that are tokenised together
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
@@ -130,7 +132,8 @@ def fine_tune(
     end = model_config.eos[0]
     lengths = [
         len(ids)
-        for ids, read in data.encode(pairs, tokenizer, end)
+        for start in range(0, len(pairs), _PART)  # all at once would take gigabytes
+        for ids, read in data.encode(pairs[start : start + _PART], tokenizer, end)
         if read and len(ids) <= model_config.max_positions
     ]
     if not lengths:
