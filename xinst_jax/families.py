@@ -317,7 +317,8 @@ def _refuse_unknown(kind: str, given: Mapping[str, Any]) -> None:
     wanted = _FAMILIES[kind].traits.get("activation", "silu")
     for key in ("hidden_act", "hidden_activation"):
         name = given.get(key)
-        if name is not None and _ACTIVATIONS.get(name) != wanted:
+        exact = name == "gelu" and kind != "gemma"
+        if name is not None and (exact or _ACTIVATIONS.get(name) != wanted):
             raise ValueError(
                 f"config.json has {key}={name!r}; {kind} is built here with {wanted}."
             )

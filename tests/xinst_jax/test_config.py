@@ -117,6 +117,10 @@ def test_names_of_a_text_model_inside_another_are_its_own() -> None:
     [
         ({"model_type": "mixtral"}, "model_type='mixtral'"),
         ({"vocab_size": None}, "lacks vocab_size"),
+        (
+            {"model_type": "gemma2", "hidden_act": None, "hidden_activation": "gelu"},
+            "hidden_activation='gelu'",
+        ),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
         (
