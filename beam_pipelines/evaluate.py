@@ -43,7 +43,6 @@ class _RatingHandler(EngineHandler):
 
     def __init__(self, settings: Evaluator, digest: str, speed: Speed) -> None:
         super().__init__(settings, speed)
-        self._max_text_chars = settings.max_text_chars
         self._digest = digest
 
     def run_inference(
@@ -57,7 +56,7 @@ class _RatingHandler(EngineHandler):
         asked = [
             prompts.rate(
                 candidate.instruction,
-                candidate.document.text[: self._max_text_chars],
+                candidate.document.text[: self._settings.max_text_chars],
                 LANGUAGES[candidate.document.language].name,
             )
             for candidate in batch

@@ -70,7 +70,7 @@ class EngineHandler(ModelHandler[Any, Any, "Engine"]):
             max_batch_size=speed.batch_size,
             large_model=True,
         )
-        self._model_settings = settings
+        self._settings = settings
         self._speed = speed
 
     def load_model(self) -> "Engine":
@@ -80,7 +80,7 @@ class EngineHandler(ModelHandler[Any, Any, "Engine"]):
         from xinst_jax import Engine
         from xinst_jax.sharding import make_mesh
 
-        settings, parallel = self._model_settings, self._speed.model_parallel
+        settings, parallel = self._settings, self._speed.model_parallel
         engine = Engine.load(
             settings.checkpoint,
             dtype=settings.dtype,
@@ -159,11 +159,12 @@ class GenerateInstructions(beam.PTransform):
 class _InstructionHandler(EngineHandler):
     """Documents in, candidates out."""
 
+    _settings: Generator
+
     def __init__(
         self, settings: Generator, seed: int, digest: str, speed: Speed
     ) -> None:
         super().__init__(settings, speed)
-        self._settings = settings
         self._seed = seed
         self._digest = digest
 

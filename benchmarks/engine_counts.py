@@ -52,8 +52,7 @@ def main() -> None:
 
 def packing(checkpoint: Path) -> None:
     loaded = Engine.load(checkpoint)
-    texts = documents(ragged_lengths(1024))
-    texts = [[t % SMALL.vocabulary for t in text] for text in texts]
+    texts = documents(ragged_lengths(1024), SMALL)
     sampling = SamplingConfig(max_new_tokens=4)
     compiled: list[float] = []
     jax.monitoring.register_event_duration_secs_listener(

@@ -53,8 +53,8 @@ def compare(checkpoint: Path, options: argparse.Namespace) -> None:
     save_checkpoint(checkpoint, CONFIG, weights, Tokenizer(models.BPE()))
     num_parameters = sum(array.size for array in weights.values())
     engine = Engine.load(checkpoint)
-    uniform = documents([512] * options.documents)
-    ragged = documents(ragged_lengths(options.documents))
+    uniform = documents([512] * options.documents, CONFIG)
+    ragged = documents(ragged_lengths(options.documents), CONFIG)
     tokens = sum(map(len, ragged))
     print(
         f"{num_parameters / 1e6:.0f} M parameters, float32, {options.documents} "
@@ -116,9 +116,9 @@ def ragged_lengths(number: int) -> list[int]:
     return np.clip(drawn, 300, 2000).astype(int).tolist()
 
 
-def documents(lengths: Sequence[int]) -> list[list[int]]:
+def documents(lengths: Sequence[int], config: ModelConfig) -> list[list[int]]:
     draw = np.random.default_rng(1)
-    return [draw.integers(0, CONFIG.vocabulary, length).tolist() for length in lengths]
+    return [draw.integers(0, config.vocabulary, length).tolist() for length in lengths]
 
 
 def padded(prompts: Sequence[list[int]]) -> list[list[int]]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
+from engine_speed import documents, ragged_lengths
 from tokenizers import Tokenizer, models
 
 from xinst_jax import Engine, ModelConfig, SamplingConfig
@@ -180,17 +181,6 @@ def best(work: Callable[[], Any], repeat: int = 3) -> float:
         work()
         taken.append(time.perf_counter() - started)
     return min(taken)
-
-
-def documents(lengths: Sequence[int], config: ModelConfig) -> list[list[int]]:
-    draw = np.random.default_rng(1)
-    return [draw.integers(0, config.vocabulary, length).tolist() for length in lengths]
-
-
-def ragged_lengths(number: int) -> list[int]:
-    """Log-normal of mean 850, within 300 and 2,000 tokens."""
-    drawn = np.random.default_rng(0).lognormal(np.log(850) - 0.125, 0.5, number)
-    return np.clip(drawn, 300, 2000).astype(int).tolist()
 
 
 def transformers_rate(

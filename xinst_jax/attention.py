@@ -172,12 +172,12 @@ def _attend_head_group(
     q, k, v, length = inputs
 
     def attend(start: int, end: int, q: jax.Array, k: jax.Array, v: Any) -> jax.Array:
-        return _attend_block(
+        return attend_block(
             q[None], k[None], v[None], start, end, scale, softcap, window
         )[0]
 
     blocks = []
-    for first, start, end in _blocks(q.shape[1], _QUERY_BLOCK, window):
+    for first, start, end in query_blocks(q.shape[1], _QUERY_BLOCK, window):
         own = q[:, start:end], k[first:end], v[first:end]
         blocks.append(
             jax.lax.cond(
@@ -190,7 +190,9 @@ def _attend_head_group(
     return jnp.concatenate(blocks, axis=1)
 
 
-def _blocks(size: int, block: int, window: int | None) -> list[tuple[int, int, int]]:
+def query_blocks(
+    size: int, block: int, window: int | None
+) -> list[tuple[int, int, int]]:
     """For each block of queries its start and end, and the first key that it sees."""
     return [
         (max(0, start - window + 1) if window else 0, start, min(start + block, size))
@@ -198,7 +200,7 @@ def _blocks(size: int, block: int, window: int | None) -> list[tuple[int, int, i
     ]
 
 
-def _attend_block(
+def attend_block(
     q: Float[Array, "B G Q H"],
     k: Float[Array, "B keys H"],
     v: Float[Array, "B keys H"],

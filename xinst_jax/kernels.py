@@ -24,7 +24,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jaxtyping import Array, Float, Int
 
-from xinst_jax.attention import _attend_block, _blocks
+from xinst_jax.attention import attend_block, query_blocks
 
 _LANES = 128  # of a TPU register: sizes and starts of blocks are multiples of it
 _SPLASH_BLOCKS = 512, 384, 256, 128  # the largest that divides a slot is taken
@@ -218,9 +218,9 @@ def blockwise(
     num_kv = k.shape[1]
     grouped = q.reshape(num_slots * num_kv, num_heads // num_kv, size, width)
     k, v = (x.reshape(-1, size, width) for x in (k, v))
-    attend = partial(_attend_block, scale=scale, softcap=softcap, window=window)
+    attend = partial(attend_block, scale=scale, softcap=softcap, window=window)
     blocks: list[jax.Array] = []
-    for first, start, end in _blocks(size, _QUERY_BLOCK, window):
+    for first, start, end in query_blocks(size, _QUERY_BLOCK, window):
         first -= first % _LANES
         own = grouped[:, :, start:end]
         if blocks:

@@ -87,10 +87,10 @@ def random_weights(
         drawn = jax.random.normal(key, shape, jnp.float32) * std
         return drawn.astype(DTYPES[dtype])
 
-    arrays = {}
+    arrays, shardings = {}, weight_shardings(config, mesh)
     with jax.set_mesh(mesh):
         for number, (name, weight) in enumerate(weights_of(config).items()):
-            sharding = weight_shardings(config, mesh)[name]
+            sharding = shardings[name]
             if name.endswith(("norm", "bias")):
                 one = float(name.endswith("norm") and not config.norm_offset)
                 arrays[name] = jnp.full(
