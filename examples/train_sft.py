@@ -1,6 +1,7 @@
 """Fine-tunes the demo's model on the data set that `make demo` built.
 
     python examples/train_sft.py out/demo
+    python examples/train_sft.py out/demo --format chat
 
 The examples come through Grain, packed into rows; the loss is on the answers alone. A
 run that was killed goes on where it was. Put your own checkpoint and data set in the
@@ -8,12 +9,13 @@ place of the demo's to train something useful; for one of billions of parameters
 `lora=LoraConfig(rank=16), dtype="bfloat16"` in the `TrainingConfig`.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from xinst_jax import ModelConfig, data, train
+from xinst_jax import ModelConfig, data, formats, train
 from xinst_jax.packing import RowShape
 from xinst_jax.weights import load_tokenizer
 
@@ -22,24 +24,27 @@ STEPS = 40
 SHAPE = RowShape(rows=1, tokens=2048, slots=8, slot_tokens=1024)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, format_name: str) -> None:
     checkpoint = folder / "checkpoints" / "generator"
     data_set = sorted((folder / "tfds" / "x_instruction" / "demo").glob("[0-9]*"))
     if not data_set or not checkpoint.exists():
         sys.exit(f"{folder} has no checkpoint or no data set: run `make demo` first.")
     builder = tfds.builder_from_directory(data_set[-1])
     splits = builder.as_data_source()
+    pair_of = formats.named(format_name)
     batches = data.batches(
         splits["train"],
         load_tokenizer(checkpoint),
         ModelConfig.from_checkpoint(checkpoint).eos[0],
         SHAPE,
+        pair_of=pair_of,
         epochs=None,
     )
-    held_out = [data.conversation(example) for example in splits["validation"]]
+    held_out = [pair_of(example) for example in splits["validation"]]
+    out = "sft" if format_name == "xinstruction" else f"sft_{format_name}"
     log = train.fit(
         checkpoint,
-        folder / "checkpoints" / "sft",
+        folder / "checkpoints" / out,
         batches,
         held_out,
         train.TrainingConfig(steps=STEPS, learning_rate=1e-3, warmup=5, eval_every=20),
@@ -54,6 +59,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(f"Usage: {sys.argv[0]} FOLDER")
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path, help="what `make demo` wrote")
+    parser.add_argument("--format", choices=formats.FORMATS, default="xinstruction")
+    options = parser.parse_args()
+    main(options.folder, options.format)

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 from tokenizers import Tokenizer
 
-from xinst_jax import prompts
+from xinst_jax import formats
 from xinst_jax.packing import Batch, RowShape, lay_out
 
 # A text's token ids, and how many of the first are only read, not predicted.
@@ -42,7 +42,8 @@ def batches(
       tokenizer: The model's.
       end_token: Ends every answer.
       shape: Of the rows; `rows` is this process's share of the mesh's data axis.
-      pair_of: An example's prompt and answer; `conversation` by default.
+      pair_of: An example's prompt and answer: one of `formats.FORMATS`, or any other
+        function; `conversation` by default.
       seed: Of the order.
       epochs: Times over the data; None goes on for ever.
       process: This process's number.
@@ -74,17 +75,8 @@ def conversation(example: Mapping[str, Any]) -> tuple[str, str]:
     Args:
       example: `instruction`, `output` and `output_language`, as text or UTF-8.
     """
-    instruction, output, language = (
-        value.decode("utf-8") if isinstance(value, bytes) else value
-        for value in (
-            example["instruction"],
-            example["output"],
-            example["output_language"],
-        )
-    )
     # Web text is no assistant's answer; the paper asks for it in other words.
-    prompt = prompts.answer(instruction, prompts.LANGUAGE_NAMES[language])
-    return prompt, f" {output}"
+    return formats.FORMATS["xinstruction"](example)
 
 
 def encode(

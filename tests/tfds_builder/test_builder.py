@@ -1,5 +1,6 @@
 """From WARC to training loop through the commands that people type, at toy size."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,8 +11,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from beam_pipelines import cli
+from beam_pipelines.schema import Example
 from tests.conftest import REPOSITORY, make_crawl
 from tfds_builder.x_instruction import x_instruction_dataset_builder as builders
+from xinst_jax import formats
 
 # Few steps of a small model: it learns to write English, not what about.
 TOY = {
@@ -133,6 +136,18 @@ def test_a_language_is_a_part_of_all(toy, data_set):
     assert {row["id"] for row in swahili} == ids
 
 
+def test_a_format_adds_prompt_and_target_and_changes_nothing_else(toy, data_set):
+    # The store of `all` has everything: nothing is made again.
+    folder = build(toy, "all_afp", "data")
+    rows = [json.loads(row) for row in content(folder)]
+    for row in rows:
+        pair = formats.FORMATS["afp"](row)
+        assert (row.pop("prompt"), row.pop("target")) == pair
+    assert sorted(map(json.dumps, rows)) == content(data_set)
+    info = tfds.builder_from_directory(folder).info
+    assert info.supervised_keys == ("prompt", "target")
+
+
 def test_reading_loads_no_pipeline_no_tensorflow_and_no_jax(data_set):
     code = (
         "import sys\n"
@@ -173,3 +188,27 @@ def test_a_config_s_languages_are_checked():
         builders.XInstructionConfig(name="a", languages=["xx"])
     with pytest.raises(ValueError, match="expected a list"):
         builders.XInstructionConfig(name="a", languages="sw")
+
+
+def test_the_formats_of_configs_are_those_that_a_web_page_suffices_for():
+    fields = {field.name for field in dataclasses.fields(Example)}
+    enough = [
+        name
+        for name, known in formats.FORMATS.items()
+        if known.columns and fields.issuperset(known.columns)
+    ]
+    assert sorted(builders.FORMATS) == sorted(enough)
+    configs = {config.name: config for config in builders.Builder.BUILDER_CONFIGS}
+    for name in builders.FORMATS:
+        assert configs[f"all_{name}"].format == name
+    assert configs["all"].format == ""
+
+
+def test_a_format_that_needs_a_translation_is_no_config(tmp_path):
+    for name in ("plug", "crossin_x_en", "afp_translation", "no_format"):
+        with pytest.raises(ValueError, match=f"'{name}' cannot be built.*translation"):
+            builders.XInstructionConfig(name="a", format=name)
+    config = builders.XInstructionConfig(name="a", format="chat")
+    features = builders.Builder(data_dir=tmp_path, config=config).info.features
+    plain = builders.Builder(data_dir=tmp_path, config="all").info.features
+    assert set(features) - set(plain) == {"prompt", "target"}

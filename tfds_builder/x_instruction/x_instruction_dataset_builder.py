@@ -15,6 +15,8 @@ import tensorflow_datasets.public_api as tfds
 
 # By hand, so that the names of configs are known without the pipeline.
 LANGUAGES = ("fi", "id", "th", "tr", "vi", "bn", "hi", "sw", "ta", "ur")
+# The formats of `xinst_jax` that need nothing but a web page and its instruction.
+FORMATS = ("xinstruction", "xinstruction_aug", "chat", "crossin_en_x", "afp")
 _DEFAULT_RECIPE = "x_instruction.toml"
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -28,11 +30,13 @@ class XInstructionConfig(tfds.core.BuilderConfig):
       store: What long work is kept in, so that a killed build goes on; by default in
         the download folder.
       languages: Only these of the recipe's; all of them by default.
+      format: One of `FORMATS`: examples have `prompt` and `target` beside the rest.
     """
 
     recipe: str = _DEFAULT_RECIPE
     store: str = ""
     languages: list[str] | tuple[str, ...] = ()
+    format: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.languages, str):
@@ -43,6 +47,12 @@ class XInstructionConfig(tfds.core.BuilderConfig):
                     f"languages: {code!r} is none of ours; choose from "
                     f"{', '.join(LANGUAGES)}."
                 )
+        if self.format and self.format not in FORMATS:
+            raise ValueError(
+                f"format: {self.format!r} cannot be built from web pages; choose from "
+                f"{', '.join(FORMATS)}. Those that need columns of a translation are "
+                "applied to your parallel rows: see xinst_jax/formats.py."
+            )
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -70,6 +80,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
             for code in LANGUAGES
         ),
+        *(
+            XInstructionConfig(
+                name=f"all_{name}",
+                description=f"`all`, with `prompt` and `target` as of {name}.",
+                format=name,
+            )
+            for name in FORMATS
+        ),
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -95,9 +113,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             "cluster": number(np.int64, doc="Topic within the language"),
             "split": text(doc="train, validation or test"),
         }
+        keys = ("instruction", "output")
+        if name := self.builder_config.format:
+            keys = ("prompt", "target")
+            features["prompt"] = text(doc=f"What a model reads, in the format {name}")
+            features["target"] = text(doc="What it learns to write after prompt")
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
-            supervised_keys=("instruction", "output"),
+            supervised_keys=keys,
             homepage="https://github.com/ZNLP/X-Instruction",
             license="Pages: see Common Crawl's terms of use. Instructions: Apache-2.0",
             metadata=tfds.core.MetadataDict(),
@@ -131,12 +154,20 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             until="examples",
             languages=self.builder_config.languages,
         )
-        return {
+        splits = {
             split: path.examples
             | f"Only_{split}" >> beam.Filter(pipelines.is_in_split, split)
             | f"Features_{split}" >> beam.Map(pipelines.to_features)
             for split in diversify.splits(recipe.diversify)
         }
+        if name := self.builder_config.format:
+            from xinst_jax import formats
+
+            splits = {
+                split: examples | f"Format_{split}" >> beam.Map(formats.with_pair, name)
+                for split, examples in splits.items()
+            }
+        return splits
 
     def _recipe_and_store(self, download_dir: os.PathLike[str]) -> tuple[Any, str]:
         """The recipe, its paths made good, and where its long work is kept."""
