@@ -94,6 +94,25 @@ def test_a_missing_seed_is_named(recipe, capsys):
     assert "Seed 'examples/seed/*.jsonl' matches no file" in message
 
 
+def test_eval_reads_its_files_before_the_model(capsys, tmp_path):
+    message = run(capsys, "eval", str(tmp_path / "no"))
+    assert "name files by --choice or --prompts" in message
+    file = tmp_path / "val.id.jsonl"
+    file.write_text('{"premise": "Air itu panas."}')
+    message = run(capsys, "eval", str(tmp_path / "no"), "--choice", str(file))
+    assert "val.id.jsonl:1: choice1 is None" in message
+    file.write_text('{"instruction": "Say it.", "language": "Finnish"}')
+    message = run(capsys, "eval", str(tmp_path / "no"), "--prompts", str(file))
+    assert "no" in message and "No such file" in message
+
+
+def test_check_of_what_is_not_there_is_explained(capsys, tmp_path):
+    message = run(capsys, "check", str(tmp_path / "no.jsonl"))
+    assert "no.jsonl: No such file or directory" in message
+    message = run(capsys, "check", str(tmp_path))
+    assert f"No data set in {tmp_path}. Was it built?" in message
+
+
 def test_a_full_disk_is_told_and_leaves_no_half_written_part(
     recipe, capsys, tmp_path, monkeypatch
 ):
