@@ -18,6 +18,8 @@ PIPELINE = [
     "pyarrow",
     "pycld2>=0.42",
     "resiliparse>=2.0",
+    "scikit-learn>=1.9",
+    "threadpoolctl",
     "tld",
     "trafilatura>=2.3",
     "urllib3>=2",

@@ -1,25 +1,54 @@
-"""Which scored candidates are published: spread over topics, then split by domain."""
+"""Which scored candidates are published: spread over topics, then split by domain.
+
+A language's candidates may be more than a worker holds. So its topics are found from a
+sample, every vector finds its own topic beside the others, and what must be seen in one
+place, the quotas and the caps, is decided from 60 bytes a candidate, without vectors. A
+topic's vectors meet only where they are few: twice its quota.
+"""
 
 import dataclasses
 import hashlib
+import itertools
 import math
+import re
 import typing
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.pvalue import PCollection
+from apache_beam.pvalue import AsDict, AsSingleton, PCollection
 
 from beam_pipelines import store as stores
+from beam_pipelines import verbs
 from beam_pipelines.generate import EngineHandler, Speed, count_usage
 from beam_pipelines.recipe import Diversify, Generator
 from beam_pipelines.schema import Example, Score
 
 if typing.TYPE_CHECKING:
     from xinst_jax import Engine
+    from xinst_jax.kmeans import Centres
+
+# Examples of a topic, and the least candidates for each topic, if the recipe does not
+# say how many topics there are.
+_EXAMPLES_EACH, _CANDIDATES_EACH = 8, 32
+# Vectors that topics are found from: so many for each, and at least so many.
+_SAMPLE_EACH, _MIN_SAMPLE = 32, 16_384
+# Of a topic the best are looked at, so many times its quota.
+_LOOKED_AT = 2
+# So many of them at a time: comparing each with each takes the square.
+_AT_A_TIME = 512
+# Vectors whose topics are told at a time.
+_BATCH = 1024
+# Candidates of a language on the map, and how much of an instruction is shown there.
+_SHOWN, _SHOWN_CHARS = 300, 120
+# t-SNE sees so many directions of them; fewer points, or equal ones, are laid in a row.
+_PLANE_DIRECTIONS, _MIN_PLACES = 50, 5
+# Ten seconds for 3,000 points on one core; twice as many steps move little.
+_PLANE_STEPS = 500
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +56,104 @@ class Item:
     """What choosing needs to know of a scored candidate.
 
     Attributes:
-      key: Of the candidate.
+      key: `item_key` of the candidate's.
+      language: A key of `LANGUAGES`.
       score: The evaluator's.
-      vector: The instruction's embedding, `[D]` float32.
+      domain: The registered domain of its page.
+      verb: The root verb of the instruction, or empty.
+      vector: The instruction's embedding as a unit vector, `[D]` float16.
     """
 
     key: str
+    language: str
     score: float
+    domain: str
+    verb: str
+    vector: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """The same without the vector, and with what the vector was wanted for.
+
+    Attributes:
+      key: Of the item.
+      cluster: The number of its topic in its language.
+      score: The evaluator's.
+      domain: The registered domain.
+      verb: The root verb, or empty.
+    """
+
+    key: str
+    cluster: int
+    score: float
+    domain: str
+    verb: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What becomes of a candidate, as far as quotas and caps decide it.
+
+    Attributes:
+      cluster: Its topic.
+      quota: How many of its topic are chosen.
+      reason: Why it is not looked at; empty if it is.
+      by_score: Whether it were published, if the best scores alone were.
+    """
+
+    cluster: int
+    quota: int
+    reason: str
+    by_score: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A candidate that is looked at, with those of its topic.
+
+    Attributes:
+      item: Its vector and score decide.
+      place: Its topic and the quota of that.
+    """
+
+    item: Item
+    place: Place
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a candidate.
+
+    Attributes:
+      cluster: Its topic.
+      reason: Why it is not published; empty if it is.
+      by_score: As that of its place.
+    """
+
+    cluster: int
+    reason: str
+    by_score: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A candidate on the map.
+
+    Attributes:
+      key: Of the item.
+      language: A key of `LANGUAGES`.
+      cluster: Its topic.
+      chosen: Whether it is published.
+      instruction: Its beginning.
+      vector: The instruction's embedding, `[D]` float16.
+    """
+
+    key: str
+    language: str
+    cluster: int
+    chosen: bool
+    instruction: str
     vector: np.ndarray
 
 
@@ -41,12 +161,14 @@ class SpreadOverTopics(beam.PTransform):
     """Examples from scored candidates: the quota of each language, from all topics.
 
     Args:
-      settings: Quotas and splits.
+      settings: Quotas, caps and splits.
       generator: Its checkpoint embeds the instructions.
       seed: Of the clustering.
       model: Names the model, so that steps of a pipeline share it.
       speed: Batches and devices.
-      counts: Path of the file that receives how many were not chosen.
+      folder: Receives `not_chosen.json`, how many were not chosen, by reason and
+        language; `diversity.json`, what choosing did; `map.json`, some candidates as
+        points of a plane.
     """
 
     def __init__(
@@ -56,86 +178,251 @@ class SpreadOverTopics(beam.PTransform):
         seed: int,
         model: str,
         speed: Speed,
-        counts: str,
+        folder: str,
     ) -> None:
         super().__init__()
         self._settings = settings
         self._handler = _EmbeddingHandler(generator, speed)
         self._seed = seed
         self._model = model
-        self._counts = counts
+        self._folder = folder
 
     def expand(self, scores: PCollection[Score]) -> PCollection[Example]:
-        chosen = (
+        settings = self._settings
+        items = (
             scores
             | "Embed" >> RunInference(self._handler, model_identifier=self._model)
-            | "ByLanguage" >> beam.GroupByKey()
-            | "Choose" >> beam.FlatMap(_choose, self._settings, self._seed)
+            # Several steps read them: they must not be embedded for each.
+            | "Embedded" >> beam.Reshuffle()
         )
-        by_key = scores | "ByKey" >> beam.Map(lambda s: (s.candidate.key, s))
-        joined = {"score": by_key, "cluster": chosen} | "Join" >> beam.CoGroupByKey()
-        published = joined | "Chosen" >> beam.FlatMapTuple(_published)
-        _ = (
+        centres = items | "FindTopics" >> _FindTopics(settings, self._seed)
+        placed = (
+            items
+            | "Batch" >> beam.BatchElements(_BATCH, _BATCH)
+            | "TellTopics" >> beam.FlatMap(_entries, AsDict(centres))
+            | "Entries" >> beam.GroupByKey()
+            | "Place"
+            >> beam.ParDo(_PlanAll(settings)).with_outputs("summary", main="places")
+        )
+        joined = {
+            "item": items | "ItemsByKey" >> beam.Map(lambda item: (item.key, item)),
+            "place": placed.places,
+        } | "JoinPlaces" >> beam.CoGroupByKey()
+        chosen = (
             joined
-            | "NotChosen" >> beam.FlatMapTuple(_not_chosen)
-            | stores.WriteCounts(self._counts)
+            | "LookedAt" >> beam.FlatMapTuple(_looked_at)
+            | "ByTopic" >> beam.GroupByKey()
+            | "Choose" >> beam.FlatMapTuple(_choose)
         )
+        passed = joined | "PassedOver" >> beam.FlatMapTuple(_passed_over)
+        shown = (
+            items
+            | "ByLanguage" >> beam.Map(lambda item: (item.language, item))
+            | "Shown" >> beam.combiners.Top.SmallestPerKey(_SHOWN, key=_order)
+            | "Vectors" >> beam.FlatMapTuple(_vectors)
+        )
+        ended = {
+            "score": scores | "ScoresByKey" >> beam.Map(_by_key),
+            "outcome": (chosen, passed) | beam.Flatten(),
+            "vector": shown,
+        } | "JoinOutcomes" >> beam.CoGroupByKey()
+        self._write(ended, placed.summary)
+        published = ended | "Chosen" >> beam.FlatMapTuple(_published)
         pins = (
             published
             | "Domains" >> beam.Map(lambda pair: pair[0].candidate.document.domain)
             | "Pins" >> beam.CombineGlobally(_PinnedDomains())
-            | "EnoughDomains" >> beam.Map(enough_domains, self._settings)
+            | "EnoughDomains" >> beam.Map(enough_domains, settings)
         )
-        return published | "Split" >> beam.Map(
-            _example, self._settings, beam.pvalue.AsSingleton(pins)
+        return published | "Split" >> beam.Map(_example, settings, AsSingleton(pins))
+
+    def _write(
+        self,
+        ended: PCollection[tuple[str, dict[str, Iterable[Any]]]],
+        summary: PCollection[tuple[str, dict[str, Any]]],
+    ) -> None:
+        """The small files that say what was done."""
+        _ = (
+            ended
+            | "NotChosen" >> beam.FlatMapTuple(_not_chosen)
+            | stores.WriteCounts(FileSystems.join(self._folder, "not_chosen.json"))
+        )
+        compared = (
+            ended
+            | "Instructions" >> beam.FlatMapTuple(_instructions)
+            | "BeforeAndAfter" >> beam.GroupByKey()
+            | "Compare" >> beam.MapTuple(_compared)
+        )
+        diversity = FileSystems.join(self._folder, "diversity.json")
+        _ = (
+            {"summary": summary, "compared": compared}
+            | "JoinSummaries" >> beam.CoGroupByKey()
+            | "Summarise" >> beam.MapTuple(_summarised)
+            | "Summaries" >> beam.combiners.ToList()
+            | "WriteSummaries" >> beam.Map(_write_summaries, diversity)
+        )
+        topic_map = FileSystems.join(self._folder, "map.json")
+        _ = (
+            ended
+            | "Points" >> beam.FlatMapTuple(_points)
+            | "AllPoints" >> beam.combiners.ToList()
+            | "WriteMap" >> beam.Map(_write_map, self._seed, topic_map)
         )
 
 
 class _EmbeddingHandler(EngineHandler):
-    """Scored candidates in, (language, item) out."""
+    """Scored candidates in, items out."""
 
     def run_inference(
         self,
         batch: Sequence[Score],
         model: "Engine",
         inference_args: Mapping[str, Any] | None = None,
-    ) -> Iterable[tuple[str, Item]]:
+    ) -> Iterable[Item]:
         vectors = model.embed([score.candidate.instruction for score in batch])
         count_usage(model)
         for score, vector in zip(batch, vectors, strict=True):
             candidate = score.candidate
-            item = Item(
-                key=candidate.key, score=score.score, vector=np.nan_to_num(vector)
+            vector = np.nan_to_num(np.asarray(vector, np.float32))
+            length = max(float(np.linalg.norm(vector)), 1e-12)
+            yield Item(
+                key=item_key(candidate.key),
+                language=candidate.document.language,
+                score=score.score,
+                domain=candidate.document.domain,
+                verb=verbs.root(candidate.instruction)[0],
+                vector=(vector / length).astype(np.float16),
             )
-            yield candidate.document.language, item
 
 
-def choose(items: Iterable[Item], settings: Diversify, seed: int) -> dict[str, int]:
-    """The cluster of each chosen item, by key: at most the quota of one language.
+def item_key(key: str) -> str:
+    """32 hexadecimal digits that stand for a candidate's key, and order it at random.
 
-    Clusters of instructions are topics. A topic's share grows with the square root of
-    its size, and within it the best scores come first.
+    Samples take the first of this order, and equal scores are decided by it: so neither
+    depends on where and when a candidate was made.
+    """
+    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+
+
+def _by_key(score: Score) -> tuple[str, Score]:
+    return item_key(score.candidate.key), score
+
+
+def _order(item: Item) -> str:
+    return item.key
+
+
+def _vectors(language: str, items: Iterable[Item]) -> Iterator[tuple[str, np.ndarray]]:
+    for item in items:
+        yield item.key, item.vector
+
+
+# Topics.
+
+
+def num_clusters(num_items: int, settings: Diversify) -> int:
+    """How many topics a language has.
+
+    The recipe's number; or else the root of the number of candidates, but one for 8 of
+    the examples that are asked for as soon as there are 32 candidates for each: 4,000
+    for 32,000 examples of 128,000 candidates. Between, one for 32 candidates.
 
     Args:
-      items: All of one language, in any order.
-      settings: The quota and the number of clusters.
+      num_items: Of the language, at least 1.
+      settings: What the recipe says.
+    """
+    enough = min(
+        settings.examples_per_language // _EXAMPLES_EACH, num_items // _CANDIDATES_EACH
+    )
+    wanted = settings.clusters or max(round(math.sqrt(num_items)), enough)
+    return max(1, min(wanted, num_items))
+
+
+class _FindTopics(beam.PTransform):
+    """The centres of each language's topics, from a sample of its vectors.
+
+    One worker holds a language's sample: 260 MB of 4,000 topics at width 1,024.
+    """
+
+    def __init__(self, settings: Diversify, seed: int) -> None:
+        super().__init__()
+        self._settings = settings
+        self._seed = seed
+
+    def expand(self, items: PCollection[Item]) -> PCollection[tuple[str, "Centres"]]:
+        numbers = (
+            items
+            | "Languages" >> beam.Map(lambda item: item.language)
+            | "Numbers" >> beam.combiners.Count.PerElement()
+        )
+        return (
+            items
+            | "Sample" >> beam.FlatMap(_sampled, self._settings, AsDict(numbers))
+            | "Samples" >> beam.GroupByKey()
+            | "Fit" >> beam.Map(_fit, self._settings, self._seed, AsDict(numbers))
+        )
+
+
+def _sampled(
+    item: Item, settings: Diversify, numbers: Mapping[str, int]
+) -> Iterator[tuple[str, Item]]:
+    number = numbers[item.language]
+    wanted = max(_MIN_SAMPLE, _SAMPLE_EACH * num_clusters(number, settings))
+    # The first of the order by key, about as many as are wanted.
+    if int(item.key, 16) * number < wanted << 128:
+        yield item.language, item
+
+
+def _fit(
+    group: tuple[str, Iterable[Item]],
+    settings: Diversify,
+    seed: int,
+    numbers: Mapping[str, int],
+) -> tuple[str, "Centres"]:
+    language, sample = group
+    return language, find_topics(sample, numbers[language], settings, seed)
+
+
+def find_topics(
+    sample: Iterable[Item], num_items: int, settings: Diversify, seed: int
+) -> "Centres":
+    """The centres of a language's topics.
+
+    Args:
+      sample: Of its items, in any order.
+      num_items: That it has.
+      settings: The number of topics.
       seed: Of the clustering.
     """
-    from xinst_jax.kmeans import kmeans
+    from xinst_jax import kmeans
 
-    items = sorted(items, key=lambda item: item.key)
-    clusters = settings.clusters or round(math.sqrt(len(items)))
-    clusters = max(1, min(clusters, len(items)))
-    labels = kmeans(np.stack([item.vector for item in items]), clusters, seed)
-    members = defaultdict(list)
-    for item, label in zip(items, map(int, labels), strict=True):
-        members[label].append(item)
-    sizes = {label: len(group) for label, group in members.items()}
-    chosen = {}
-    for label, quota in quotas(sizes, settings.examples_per_language).items():
-        best = sorted(members[label], key=lambda item: (-item.score, item.key))
-        chosen.update({item.key: label for item in best[:quota]})
-    return chosen
+    vectors = [item.vector for item in sorted(sample, key=_order)]
+    clusters = min(num_clusters(num_items, settings), len(vectors))
+    return kmeans.fit(np.stack(vectors), clusters, seed)
+
+
+def _entries(
+    batch: Sequence[Item], centres: Mapping[str, "Centres"]
+) -> Iterator[tuple[str, Entry]]:
+    by_language = defaultdict(list)
+    for item in batch:
+        by_language[item.language].append(item)
+    for language, items in by_language.items():
+        found = centres[language].nearest(np.stack([item.vector for item in items]))
+        for item, cluster in zip(items, map(int, found), strict=True):
+            yield (
+                language,
+                Entry(
+                    key=item.key,
+                    cluster=cluster,
+                    score=item.score,
+                    domain=item.domain,
+                    verb=item.verb,
+                ),
+            )
+
+
+# Quotas and caps.
 
 
 def quotas(sizes: Mapping[int, int], total: int) -> dict[int, int]:
@@ -164,24 +451,398 @@ def quotas(sizes: Mapping[int, int], total: int) -> dict[int, int]:
     return taken
 
 
-def _choose(
-    group: tuple[str, Iterable[Item]], settings: Diversify, seed: int
-) -> Iterator[tuple[str, int]]:
-    yield from choose(group[1], settings, seed).items()
+@dataclasses.dataclass(slots=True)
+class _Columns:
+    """The entries of one language, the best first: 60 bytes each, and each name once.
+
+    Attributes:
+      keys: Of the items, `[N]` bytes.
+      clusters: `[N]`.
+      domains: Numbers for the registered domains, `[N]`.
+      verbs: Likewise of the root verbs.
+      no_verb: The number that stands for none; -1 if all have one.
+    """
+
+    keys: np.ndarray
+    clusters: np.ndarray
+    domains: np.ndarray
+    verbs: np.ndarray
+    no_verb: int
 
 
-def _published(
+_ROW = [("key", "S32"), ("worse", "f8"), ("at", "i4"), ("domain", "i4"), ("verb", "i4")]
+
+
+def _columns(entries: Iterable[Entry]) -> _Columns:
+    domains: dict[str, int] = {}
+    names: dict[str, int] = {}
+    rows = np.fromiter(
+        (
+            (
+                entry.key.encode(),
+                -entry.score,
+                entry.cluster,
+                domains.setdefault(entry.domain, len(domains)),
+                names.setdefault(entry.verb, len(names)),
+            )
+            for entry in entries
+        ),
+        _ROW,
+    )
+    order = np.lexsort((rows["key"], rows["worse"]))
+    keys, _, clusters, numbers, found = (rows[name][order] for name, _ in _ROW)
+    return _Columns(keys, clusters, numbers, found, names.get("", -1))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What quotas and caps decide in one language.
+
+    Attributes:
+      places: Of every item, by its key.
+      summary: Of them all, as `diversity.json` has it, without instructions.
+    """
+
+    places: Iterator[tuple[str, Place]]
+    summary: dict[str, Any]
+
+
+def plan(entries: Iterable[Entry], settings: Diversify) -> Plan:
+    """How many of each topic are chosen, and which of them are looked at.
+
+    The caps come first, as rules on who may be chosen at all, so that they hold
+    whatever is chosen of a topic. Of a domain the best `max_per_domain` may. Of a verb
+    that has more than its share of the examples, so many may as the share is, those
+    first that are nearest to the top of their topics for its quota; and where the
+    others are too few for what is asked, more of them in the same order: then the share
+    is exceeded, and the summary says so. A language without enough candidates has as
+    many examples as may be chosen. Instructions without a verb have no share to keep.
+
+    Args:
+      entries: All of one language, in any order; at least one.
+      settings: The quota and the caps.
+    """
+    columns = _columns(entries)
+    number, asked = len(columns.keys), settings.examples_per_language
+    may = _rank(columns.domains) < settings.max_per_domain
+    reasons = np.where(may, "over_quota", "domain_cap")
+    total = min(asked, int(may.sum()))
+    share = max(1, math.floor(settings.max_verb_share * total))
+    held = _beyond_share(columns, may, total, share)
+    reasons[held] = "verb_cap"
+    may &= ~held
+
+    quota = _quotas(columns.clusters, may, total)
+    own = quota[columns.clusters]
+    looked_at = may & (_rank(columns.clusters, may) < _LOOKED_AT * own)
+    reasons[looked_at] = ""
+    before = np.bincount(columns.clusters[:total])
+    summary = {
+        "asked": asked,
+        "available": number,
+        "chosen": total,
+        "shortfall": _shortfall(asked, number, total, settings),
+        "clusters": len(np.unique(columns.clusters)),
+        "before": _evenness(before),
+        "after": _evenness(quota),
+    }
+    return Plan(_places(columns.keys, columns.clusters, own, reasons, total), summary)
+
+
+def _beyond_share(
+    columns: _Columns, may: np.ndarray, total: int, share: int
+) -> np.ndarray:
+    """Those who may not be chosen, since too many ask for the same, `[N]` bool.
+
+    Args:
+      columns: Of the language.
+      may: Who may be chosen as far as other caps go, `[N]` bool.
+      total: How many are chosen.
+      share: So many of a verb may be.
+    """
+    quota = _quotas(columns.clusters, may, total)[columns.clusters]
+    # 1 is the last that its topic would choose, if scores alone decided.
+    depth = (_rank(columns.clusters, may) + 1) / np.maximum(quota, 0.5)
+    order = np.argsort(depth, kind="stable")
+    rank = np.empty(len(order), np.int64)
+    rank[order] = _rank(columns.verbs[order], may[order])
+    named = columns.verbs != columns.no_verb
+    held = may & named & (rank >= share)
+    missing = total - int((may & ~held).sum())
+    if missing > 0:
+        held[order[held[order]][:missing]] = False
+    return held
+
+
+def _quotas(clusters: np.ndarray, may: np.ndarray, total: int) -> np.ndarray:
+    """The quota of every cluster, by its number."""
+    sizes = np.bincount(clusters[may], minlength=int(clusters.max()) + 1)
+    taken = quotas({int(n): int(sizes[n]) for n in np.flatnonzero(sizes)}, total)
+    quota = np.zeros(len(sizes), np.int64)
+    quota[list(taken)] = list(taken.values())
+    return quota
+
+
+def _rank(groups: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
+    """How many stand before each in its group, `[N]`; of those counted, or of all."""
+    order = groups.argsort(kind="stable")
+    ordered = groups[order]
+    ones = np.ones(len(groups), bool) if counted is None else counted[order]
+    before = np.cumsum(ones) - ones
+    rank = np.empty(len(groups), np.int64)
+    rank[order] = before - before[np.searchsorted(ordered, ordered)]
+    return rank
+
+
+def _places(
+    keys: np.ndarray,
+    clusters: np.ndarray,
+    quota: np.ndarray,
+    reasons: np.ndarray,
+    total: int,
+) -> Iterator[tuple[str, Place]]:
+    for at, key in enumerate(keys):
+        yield (
+            key.decode(),
+            Place(
+                cluster=int(clusters[at]),
+                quota=int(quota[at]),
+                reason=str(reasons[at]),
+                by_score=at < total,
+            ),
+        )
+
+
+def _shortfall(asked: int, number: int, total: int, settings: Diversify) -> str | None:
+    """Why there are fewer examples than asked for, in words."""
+    if total == asked:
+        return None
+    if total == number:
+        return f"only {number:,} candidates were kept"
+    return (
+        f"of {number:,} candidates that were kept, {number - total:,} are beyond "
+        f"{settings.max_per_domain:,} of their domain"
+    )
+
+
+def _evenness(counts: np.ndarray) -> dict[str, Any]:
+    """How many clusters have members, and the entropy of their shares, in nats."""
+    shares = counts[counts > 0] / max(1, counts.sum())
+    entropy = float(-(shares * np.log(shares)).sum())
+    return {"clusters": len(shares), "entropy": round(entropy, 4) + 0.0}
+
+
+class _PlanAll(beam.DoFn):
+    """The places of a language's items; what was done goes to `summary`."""
+
+    def __init__(self, settings: Diversify) -> None:
+        self._settings = settings
+
+    def process(self, group: tuple[str, Iterable[Entry]]) -> Iterator[Any]:
+        language, entries = group
+        planned = plan(entries, self._settings)
+        yield beam.pvalue.TaggedOutput("summary", (language, planned.summary))
+        yield from planned.places
+
+
+# The choice within a topic.
+
+
+def farthest_first(contenders: Iterable[Contender], quota: int) -> list[Contender]:
+    """The best of one topic that are unlike each other.
+
+    The best score is taken first, and then again and again the one whose instruction is
+    farthest from all that are taken; of equally far ones the better. Who is looked at
+    is good enough to be taken: the best two times the quota. Where these are more than
+    512, they are gone through from the best down in slices of 512, of which each gives
+    its share, so that the work grows with their number and not with its square.
+
+    Args:
+      contenders: Of one language and topic, in any order.
+      quota: How many are taken at most.
+    """
+    ranked = sorted(contenders, key=lambda c: (-c.item.score, c.item.key))
+    taken: list[Contender] = []
+    for start in range(0, len(ranked), _AT_A_TIME):
+        some = ranked[start : start + _AT_A_TIME]
+        reached = min(quota, len(ranked)) * (start + len(some)) // len(ranked)
+        vectors = np.stack([each.item.vector for each in some]).astype(np.float32)
+        apart = np.full(len(some), 2.0)
+        while len(taken) < reached:
+            found = int(apart.argmax())
+            taken.append(some[found])
+            # Rounded, so that equal vectors are equally far.
+            distance = np.round(1 - vectors @ vectors[found], 5)
+            apart = np.minimum(apart, distance)
+            apart[found] = -np.inf
+    return taken
+
+
+def _looked_at(
+    _: str, found: dict[str, Iterable[Any]]
+) -> Iterator[tuple[str, Contender]]:
+    item, place = next(iter(found["item"])), next(iter(found["place"]))
+    if not place.reason:
+        topic = f"{item.language}:{place.cluster}"
+        yield topic, Contender(item=item, place=place)
+
+
+def _choose(_: str, contenders: Iterable[Contender]) -> Iterator[tuple[str, Outcome]]:
+    contenders = list(contenders)
+    chosen = farthest_first(contenders, contenders[0].place.quota)
+    keys = {contender.item.key for contender in chosen}
+    for contender in contenders:
+        reason = "" if contender.item.key in keys else "over_quota"
+        yield contender.item.key, _outcome(contender.place, reason)
+
+
+def _passed_over(
     key: str, found: dict[str, Iterable[Any]]
-) -> Iterator[tuple[Score, int]]:
-    clusters = list(found["cluster"])
-    if clusters:
-        yield next(iter(found["score"])), clusters[0]
+) -> Iterator[tuple[str, Outcome]]:
+    place = next(iter(found["place"]))
+    if place.reason:
+        yield key, _outcome(place, place.reason)
 
 
-def _not_chosen(key: str, found: dict[str, Iterable[Any]]) -> Iterator[tuple[str, str]]:
-    if not list(found["cluster"]):
-        score = next(iter(found["score"]))
-        yield "over_quota", score.candidate.document.language
+def _outcome(place: Place, reason: str) -> Outcome:
+    return Outcome(cluster=place.cluster, reason=reason, by_score=place.by_score)
+
+
+# What is told of it.
+
+
+def _ended(found: dict[str, Iterable[Any]]) -> tuple[Score, Outcome]:
+    return next(iter(found["score"])), next(iter(found["outcome"]))
+
+
+def _published(_: str, found: dict[str, Iterable[Any]]) -> Iterator[tuple[Score, int]]:
+    score, outcome = _ended(found)
+    if not outcome.reason:
+        yield score, outcome.cluster
+
+
+def _not_chosen(_: str, found: dict[str, Iterable[Any]]) -> Iterator[tuple[str, str]]:
+    score, outcome = _ended(found)
+    if outcome.reason:
+        yield outcome.reason, score.candidate.document.language
+
+
+def _instructions(_: str, found: dict[str, Iterable[Any]]) -> Iterator[tuple[str, str]]:
+    """What is compared: by language and `before` or `after`, one a chosen candidate."""
+    score, outcome = _ended(found)
+    language = score.candidate.document.language
+    for when, holds in (("before", outcome.by_score), ("after", not outcome.reason)):
+        if holds:
+            yield f"{language}:{when}", score.candidate.instruction
+
+
+def _compared(key: str, instructions: Iterable[str]) -> tuple[str, dict[str, Any]]:
+    language, _, when = key.partition(":")
+    return language, {when: variety(instructions)}
+
+
+def variety(instructions: Iterable[str]) -> dict[str, Any]:
+    """How much instructions differ.
+
+    Returns:
+      `distinct_2`, the share of different ones among all pairs of neighbouring words;
+      `top_verb`, the commonest root verb, empty if there is none; and `top_verb_share`,
+      how many of the instructions have it.
+    """
+    pairs: set[tuple[str, str]] = set()
+    num_pairs = 0
+    roots: Counter[str] = Counter()
+    for instruction in instructions:
+        words = re.findall(r"\w+", instruction.lower())
+        pairs.update(itertools.pairwise(words))
+        num_pairs += max(0, len(words) - 1)
+        roots[verbs.root(instruction)[0]] += 1
+    number = roots.total()
+    del roots[""]
+    top = min(roots, key=lambda verb: (-roots[verb], verb), default="")
+    return {
+        "distinct_2": round(len(pairs) / max(1, num_pairs), 4),
+        "top_verb": top,
+        "top_verb_share": round(roots[top] / max(1, number), 4),
+    }
+
+
+def _summarised(
+    language: str, found: dict[str, Iterable[Any]]
+) -> tuple[str, dict[str, Any]]:
+    summary = dict(next(iter(found["summary"])))
+    for compared in found["compared"]:
+        for when, values in compared.items():
+            summary[when] = summary[when] | values
+    return language, summary
+
+
+def _write_summaries(summaries: list[tuple[str, dict[str, Any]]], path: str) -> None:
+    stores.write_json(path, dict(sorted(summaries)))
+
+
+def _points(key: str, found: dict[str, Iterable[Any]]) -> Iterator[Point]:
+    for vector in found["vector"]:
+        score, outcome = _ended(found)
+        yield Point(
+            key=key,
+            language=score.candidate.document.language,
+            cluster=outcome.cluster,
+            chosen=not outcome.reason,
+            instruction=score.candidate.instruction[:_SHOWN_CHARS],
+            vector=vector,
+        )
+
+
+def _write_map(points: list[Point], seed: int, path: str) -> None:
+    points = sorted(points, key=lambda point: (point.language, point.key))
+    places = plane([point.vector for point in points], seed)
+    written = [
+        {
+            "x": x,
+            "y": y,
+            "language": point.language,
+            "cluster": point.cluster,
+            "chosen": point.chosen,
+            "instruction": point.instruction,
+        }
+        for point, (x, y) in zip(points, places, strict=True)
+    ]
+    stores.write_json(path, {"points": written})
+
+
+def plane(vectors: Sequence[np.ndarray], seed: int) -> list[tuple[float, float]]:
+    """Places in the unit square where those lie together that are neighbours: t-SNE.
+
+    Args:
+      vectors: `[D]` each; thousands at most.
+      seed: Of the optimisation.
+    """
+    number = len(vectors)
+    if number < _MIN_PLACES or not np.ptp(vectors, axis=0).any():
+        return [((at + 0.5) / number, 0.5) for at in range(number)]
+    # Imported here: one worker needs them, and they take a second.
+    import threadpoolctl
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    rows = np.stack(vectors).astype(np.float64)
+    # Sums of several threads differ in their last bits, which t-SNE makes visible.
+    with threadpoolctl.threadpool_limits(1):
+        directions = min(_PLANE_DIRECTIONS, number, rows.shape[1])
+        rows = PCA(directions, svd_solver="covariance_eigh").fit_transform(rows)
+        found = TSNE(
+            perplexity=min(30, (number - 1) / 3),
+            init=rows[:, :2] / max(float(rows[:, 0].std()), 1e-12) * 1e-4,
+            max_iter=_PLANE_STEPS,
+            random_state=seed,
+        ).fit_transform(rows)
+    low, high = found.min(axis=0), found.max(axis=0)
+    scaled = (found - low) / np.maximum(high - low, 1e-12)
+    return [(round(float(x), 4), round(float(y), 4)) for x, y in scaled]
+
+
+# Splits.
 
 
 def domain_position(domain: str) -> float:
