@@ -11,8 +11,9 @@ export PYTHONUNBUFFERED = 1
 
 .PHONY: demo test lint types install bench-ingest bench-engine tpu-fit golden clean
 
-demo: $(VENV)/.demo $(OUT)/crawl $(OUT)/checkpoints/generator/config.json \
-		$(OUT)/checkpoints/evaluator/config.json
+demo: $(VENV)/.demo $(OUT)/crawl $(OUT)/checkpoints/generator/config.json
+	$(BIN)/xinst refine $(RECIPE) --store $(OUT)/store --runner=FnApiRunner \
+		--engine_batch_size=32
 	@rm -rf $(OUT)/tfds/x_instruction/demo/incomplete.*
 	$(BIN)/tfds build x_instruction --imports=tfds_builder.x_instruction \
 		--config=demo --data_dir=$(OUT)/tfds --file_format=array_record \
@@ -27,10 +28,6 @@ $(OUT)/crawl: examples/make_crawl.py $(wildcard examples/pages/* examples/chrome
 
 $(OUT)/checkpoints/generator/config.json: | $(VENV)/.demo
 	$(BIN)/xinst train generator $(RECIPE)
-
-$(OUT)/checkpoints/evaluator/config.json: $(OUT)/checkpoints/generator/config.json
-	$(BIN)/xinst train evaluator $(RECIPE)
-	@touch $@
 
 test: $(VENV)/.test lint types
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not cluster and not accelerator"

@@ -4,6 +4,7 @@ Whatever is put into markup is escaped there, unless it is `Html` already.
 """
 
 import html
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +17,20 @@ _UNPRINTABLE = re.compile(
 )
 _WEB = re.compile(r"https?://[^\s\ufffd]+", re.I)
 _PLOT_PX = 140
+# Of the languages, on light and on dark paper. They are as far apart as could be found
+# also for eyes that lack one kind of cone, and none is too faint for a small point.
+COLOURS = {
+    "fi": ("#1810bc", "#2e7fba"),
+    "id": ("#e11f67", "#b8527c"),
+    "th": ("#8b166c", "#9165ff"),
+    "tr": ("#16740b", "#51bf88"),
+    "vi": ("#f583a2", "#fb8a35"),
+    "bn": ("#5d2c10", "#7f7a0a"),
+    "hi": ("#ac9eff", "#9c9ccd"),
+    "sw": ("#0ebe0f", "#b2dfb4"),
+    "ta": ("#4660fe", "#0dd9ff"),
+    "ur": ("#9866b0", "#ffcf0e"),
+}
 
 
 class Html(str):
@@ -49,6 +64,34 @@ def join(*parts: Html) -> Html:
     return Html("".join(parts))
 
 
+def section(title: str, *parts: Html) -> Html:
+    """A part of the page under its title."""
+    return fill(
+        "<section><h2>{title}</h2>{parts}</section>", title=title, parts=join(*parts)
+    )
+
+
+def paragraph(text: str) -> Html:
+    """One, of text."""
+    return fill("<p>{text}</p>", text=text)
+
+
+def number(value: object) -> float | None:
+    """What a small file has for a number, or None for whatever else stands there."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def figure(value: object, spec: str) -> str:
+    """A number of a small file as people read it; a dash for whatever else."""
+    found = number(value)
+    return "–" if found is None else format(found, spec)
+
+
 def percent(part: float, whole: float) -> str:
     """A share as people read it: small ones with a digit more."""
     share = part / whole if whole else 0.0
@@ -58,6 +101,11 @@ def percent(part: float, whole: float) -> str:
 def language_name(code: str) -> str:
     """In English."""
     return LANGUAGES[code].name if code in LANGUAGES else code or "not known"
+
+
+def colour(code: str) -> str:
+    """The class that draws in a language's colour."""
+    return f"of-{code}" if code in LANGUAGES else "of-other"
 
 
 def foreign(text: str, code: str) -> Html:
@@ -277,8 +325,14 @@ def _range(
     )
 
 
-def page(title: str, body: Html) -> Html:
-    """The whole file; it may load nothing, and run nothing."""
+def page(title: str, body: Html, style: str = "") -> Html:
+    """The whole file; it may load nothing, and run nothing.
+
+    Args:
+      title: Plain text.
+      body: Its sections.
+      style: Of the drawings in them, beyond what is common.
+    """
     return fill(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" '
@@ -289,9 +343,19 @@ def page(title: str, body: Html) -> Html:
         "<title>{title}</title><style>{style}</style></head>\n"
         "<body><main>\n{body}\n</main></body></html>\n",
         title=title,
-        style=Html(_STYLE),
+        style=Html(_STYLE + _colours() + style),
         body=body,
     )
+
+
+def _colours() -> str:
+    light, dark = (
+        "\n".join(
+            f".of-{code} {{ --c: {pair[at]}; }}" for code, pair in COLOURS.items()
+        )
+        for at in (0, 1)
+    )
+    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
 
 
 _STYLE = """
@@ -389,6 +453,7 @@ details summary { cursor: pointer; padding: .4rem 0; }
 footer { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--line);
   overflow-wrap: anywhere; }
 .text { white-space: pre-line; }
+.of-other { --c: var(--soft); }
 .text:lang(th) { font-family: "Noto Sans Thai", "Noto Sans Thai UI", "Leelawadee UI",
   Thonburi, sans-serif; line-height: 1.8; }
 .text:lang(hi) { font-family: "Noto Sans Devanagari", "Nirmala UI",

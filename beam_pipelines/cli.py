@@ -16,18 +16,13 @@ from beam_pipelines import recipe as recipes
 if typing.TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from xinst_jax import seed
-
-# How often each seed pair comes in another form: thinned out, or spoilt in another way.
-_THINNING_ROUNDS = 20
-_RATING_ROUNDS = 4
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-      0, or 1 where it could not be done; the reason is on standard error.
+      0, or 1 where it could not be done, with the reason on standard error, or where
+      a data set does not pass a gate.
     """
     parser = argparse.ArgumentParser(prog="xinst", description=__doc__)
     parser.add_argument(
@@ -50,18 +45,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--until", choices=["documents", "candidates", "scores"], default="scores"
     )
 
+    refine = commands.add_parser(
+        "refine",
+        help="train, rate, keep and train again, in rounds",
+        epilog="Every other flag is Beam's, such as --runner=FlinkRunner.",
+    )
+    refine.add_argument("recipe", help="a TOML file")
+    refine.add_argument(
+        "--store", required=True, help="folder of what was made already"
+    )
+    refine.add_argument(
+        "--rounds", type=int, help="stop after so many; all of the recipe's by default"
+    )
+
     report = commands.add_parser("report", help="write what a store holds as a page")
     report.add_argument("store", help="a folder that `xinst run` made")
     report.add_argument("--out", default="report.html", help="the page to write")
 
+    check = commands.add_parser("check", help="measure a data set, ours or another's")
+    check.add_argument("dataset", help="a folder of `tfds build`, or .jsonl, .json")
+    check.add_argument(
+        "--against",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=FILE",
+        help="evaluation sets whose texts it must not hold",
+    )
+    check.add_argument("--json", metavar="OUT", help="write the figures there too")
+
+    evaluate = commands.add_parser("eval", help="measure a checkpoint")
+    evaluate.add_argument("checkpoint", help="a folder in Hugging Face layout")
+    evaluate.add_argument(
+        "--choice",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="choices as in XCOPA, JSON lines",
+    )
+    evaluate.add_argument(
+        "--prompts",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="instructions and languages to answer in, JSON lines",
+    )
+    evaluate.add_argument("--json", metavar="OUT", help="write the figures there too")
+
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "run":
+    if rest and options.command not in ("run", "refine"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
         if options.command == "train":
             _train(options.model, recipes.load(options.recipe))
         elif options.command == "run":
             _run(recipes.load(options.recipe), options.store, options.until, rest)
+        elif options.command == "refine":
+            _refine(recipes.load(options.recipe), options.store, options.rounds, rest)
+        elif options.command == "check":
+            return 0 if _check(options) else 1
+        elif options.command == "eval":
+            _eval(options)
         else:
             _report(options.store, options.out)
     except KeyboardInterrupt:
@@ -139,6 +185,21 @@ def _run(
         )
 
 
+def _refine(
+    recipe: recipes.Recipe, root: str, rounds: int | None, beam_arguments: list[str]
+) -> None:
+    show_progress()
+    from beam_pipelines import refine
+    from beam_pipelines.store import Store
+
+    options = pipeline_options(beam_arguments)
+    store = Store(root, recipe)
+    for change in store.open():
+        print(f"Recipe changed since this store was last run: {change}")
+    wanted = recipe.refine.rounds if rounds is None else rounds
+    print(refine.as_text(refine.refine(recipe, store, wanted, options)))
+
+
 def pipeline_options(arguments: Sequence[str]) -> "PipelineOptions":
     """Beam's options, with a runner always named and nothing silently ignored.
 
@@ -183,75 +244,43 @@ def _report(root: str, out: str) -> None:
     print(f"Report: {out}")
 
 
+def _check(options: argparse.Namespace) -> bool:
+    show_progress()
+    from beam_pipelines import check
+
+    return check.run(options.dataset, options.against, options.json)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    show_progress()
+    from beam_pipelines.tally import in_language
+    from xinst_jax import choice
+
+    rates = choice.evaluate(
+        options.checkpoint, options.choice, options.prompts, in_language
+    )
+    print(choice.as_text(rates))
+    if options.json:
+        out = Path(options.json)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(choice.as_json(rates), indent=1))
+
+
 def _train(model: str, recipe: recipes.Recipe) -> None:
     """Makes the generator's or the evaluator's checkpoint."""
-    from xinst_jax import lora, ratings, seed, train
+    from beam_pipelines import training
 
-    settings = recipe.generator if model == "generator" else recipe.evaluator
-    training, out = settings.train, Path(settings.checkpoint)
-    pairs = seed.read(training.data)
-    kept, held = seed.split(pairs, training.held_out)
-    if not kept or not held:
-        raise ValueError(
-            f"{model}.train.data holds {len(pairs)} pairs: too few to hold "
-            f"{training.held_out:.0%} of them out."
-        )
-    base = (
-        Path(training.base)
-        if training.base
-        else _new_base(out, training, kept, recipe.seed)
-    )
-    config = train.TrainingConfig(
-        steps=training.steps,
-        batch_tokens=training.batch_tokens,
-        learning_rate=training.learning_rate,
-        warmup=min(20, training.steps - 1),
-        seed=recipe.seed,
-        accumulate=training.accumulate,
-        lora=lora.LoraConfig(rank=training.lora_rank) if training.lora_rank else None,
-        dtype=training.dtype,
-    )
-    limit = settings.max_text_chars
-    shown = seed.thinned(kept, training.word_dropout, _THINNING_ROUNDS, recipe.seed)
     if model == "generator":
-        to_learn = seed.reversed_pairs(shown, limit)
-        to_measure = seed.reversed_pairs(held, limit)
-    else:
-        rated = ratings.rating_rows(held, _RATING_ROUNDS, recipe.seed)
-        to_measure = ratings.rating_pairs(rated, limit)
-        # Each thinned copy of a pair is spoilt in its own way already.
-        rounds = 1 if len(shown) > len(kept) else _RATING_ROUNDS
-        to_learn = ratings.rating_pairs(
-            ratings.rating_rows(shown, rounds, recipe.seed), limit
+        out = recipe.generator.checkpoint
+        figures = training.train_generator(recipe, out)
+        print(
+            f"{out}: {figures['pairs']} pairs, {figures['steps']} steps, loss "
+            f"{figures['loss']:.3f}, held-out loss {figures['held_out_loss']:.3f}"
         )
-    log = train.fine_tune(base, out, to_learn, to_measure, config)
-    print(
-        f"{out}: {len(kept)} pairs, {training.steps} steps, loss {log[-1]['loss']:.3f},"
-        f" held-out loss {log[-1]['held_out_loss']:.3f}"
+        return
+    out, generator = recipe.evaluator.checkpoint, recipe.generator.checkpoint
+    there = (Path(generator) / "config.json").is_file()
+    figures = training.train_evaluator(
+        recipe, out, generator=generator if there else ""
     )
-    if model == "evaluator":
-        figures = ratings.measure(rated, to_measure, str(out))
-        (out / "evaluation.json").write_text(json.dumps(figures, indent=1))
-        print(json.dumps(figures, indent=1))
-
-
-def _new_base(
-    out: Path, training: recipes.Training, pairs: "list[seed.Pair]", weights_seed: int
-) -> Path:
-    """A small model with random weights, beside the checkpoint that it becomes."""
-    from xinst_jax import scratch
-
-    base = out.with_name(f"{out.name}.base")
-    scratch.new_checkpoint(
-        base,
-        [f"{pair.instruction}\n{pair.response}" for pair in pairs],
-        vocabulary=training.vocabulary,
-        width=training.width,
-        layers=training.layers,
-        heads=training.heads,
-        kv_heads=max(1, training.heads // 2),
-        mlp_width=3 * training.width,
-        max_positions=2048,
-        seed=weights_seed,
-    )
-    return base
+    print(f"{out}: {training.describe_evaluator(figures)}")

@@ -1,4 +1,4 @@
-"""Scores for candidates: how likely each of three ratings is. No text is parsed."""
+"""Scores for candidates: how likely each of three levels is. No text is parsed."""
 
 import math
 import typing
@@ -11,10 +11,11 @@ from apache_beam.pvalue import PCollection
 
 from beam_pipelines.generate import EngineHandler, Speed, count_usage
 from beam_pipelines.recipe import Evaluator
-from beam_pipelines.schema import LANGUAGES, Candidate, Score
+from beam_pipelines.schema import Candidate, Score
 
 if typing.TYPE_CHECKING:
     from xinst_jax import Engine
+    from xinst_jax.judge import Judge
 
 
 class ScoreCandidates(beam.PTransform):
@@ -41,30 +42,43 @@ class ScoreCandidates(beam.PTransform):
 class _RatingHandler(EngineHandler):
     """Candidates in, scores out."""
 
+    _settings: Evaluator
+
     def __init__(self, settings: Evaluator, digest: str, speed: Speed) -> None:
         super().__init__(settings, speed)
         self._digest = digest
 
+    def load_model(self) -> "Judge":
+        from xinst_jax.judge import Judge
+
+        settings = self._settings
+        return Judge.beside(
+            super().load_model(),
+            settings.checkpoint,
+            settings.evidence,
+            settings.max_text_chars,
+        )
+
     def run_inference(
         self,
         batch: Sequence[Candidate],
-        model: "Engine",
+        model: "Judge",
         inference_args: Mapping[str, Any] | None = None,
     ) -> Iterable[Score]:
-        from xinst_jax import prompts
+        from xinst_jax.seed import Pair
 
-        asked = [
-            prompts.rate(
-                candidate.instruction,
-                candidate.document.text[: self._settings.max_text_chars],
-                LANGUAGES[candidate.document.language].name,
+        pairs = [
+            Pair(
+                instruction=candidate.instruction,
+                response=candidate.document.text,
+                language=candidate.document.language,
             )
             for candidate in batch
         ]
-        rated = model.score(asked, prompts.RATINGS)
+        judged = model.judge(pairs)
         count_usage(model)
-        for candidate, logprobs in zip(batch, rated, strict=True):
-            yield score_of(candidate, logprobs, self._digest)
+        for candidate, (probabilities, evidence) in zip(batch, judged, strict=True):
+            yield score_of(candidate, probabilities, evidence, self._digest)
 
     def warm_up(self, engine: "Engine") -> None:
         from xinst_jax.prompts import RATINGS
@@ -72,28 +86,33 @@ class _RatingHandler(EngineHandler):
         engine.warm_up(lambda prompts: engine.score(prompts, RATINGS))
 
 
-def score_of(candidate: Candidate, logprobs: Sequence[float], evaluator: str) -> Score:
-    """The ratings' log-probabilities, normalised over the three.
+def score_of(
+    candidate: Candidate,
+    probabilities: Sequence[float],
+    evidence: Mapping[str, float],
+    evaluator: str,
+) -> Score:
+    """A judgement as it is stored.
 
     Args:
       candidate: What was rated.
-      logprobs: Of `prompts.RATINGS`; NaN says that it could not be rated.
+      probabilities: Of best, flawed, worst; NaN says that it could not be rated.
+      evidence: What they come from.
       evaluator: Hash of the checkpoint.
     """
-    if not all(math.isfinite(value) for value in logprobs):
-        best = flawed = worst = 0.0
+    rejected = ""
+    if not all(math.isfinite(value) for value in probabilities):
+        probabilities = (0.0, 0.0, 0.0)
+        evidence = {}
         rejected = "failed: the evaluator could not take the pair"
-    else:
-        highest = max(logprobs)
-        weights = [math.exp(value - highest) for value in logprobs]
-        best, flawed, worst = (round(w / sum(weights), 6) for w in weights)
-        rejected = ""
+    best, flawed, worst = (round(value, 6) for value in probabilities)
     return Score(
         candidate=candidate,
         p_best=best,
         p_flawed=flawed,
         p_worst=worst,
         score=round(best + flawed / 2, 6),
+        evidence={name: round(value, 4) for name, value in evidence.items()},
         evaluator=evaluator,
         rejected=rejected,
     )

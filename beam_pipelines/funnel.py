@@ -6,6 +6,7 @@ retried bundle twice.
 
 import bisect
 import dataclasses
+import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam_pipelines import evaluate, ingest
+from beam_pipelines import evaluate, ingest, instructions, verbs
 from beam_pipelines import recipe as recipes
 from beam_pipelines import store as stores
 from beam_pipelines.crawl import path_key
@@ -30,6 +31,7 @@ from beam_pipelines.schema import (
 K = TypeVar("K")
 T = TypeVar("T")
 Texts = dict[str, tuple[str, int]]
+Asked = tuple[int, tuple[str, str]]
 
 P_BEST_BINS = 20
 # To look at: of each language, of each (reason, language), of all damaged places.
@@ -217,6 +219,11 @@ class Funnel:
       instruction_chars: The same for their instructions.
       p_best: How many scored pairs fall into each of `P_BEST_BINS` equal bins.
       shown: A few in each language of what is left at the end.
+      verbs: How many instructions of what is left at the end have each (root verb,
+        object).
+      refinement: What `refinement.json` says; None before there were rounds.
+      topic_map: What the last build's `map.json` says, likewise.
+      diversity: What its `diversity.json` says, likewise.
       notes: Which folders were read, and what was left out, for people.
     """
 
@@ -231,6 +238,10 @@ class Funnel:
     )
     p_best: Counter[int] = dataclasses.field(default_factory=Counter)
     shown: tuple[Shown, ...] = ()
+    verbs: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
+    refinement: object = None
+    topic_map: object = None
+    diversity: object = None
     notes: tuple[str, ...] = ()
 
     def step(self, name: str) -> Step | None:
@@ -251,12 +262,12 @@ def read_funnel(root: str) -> Funnel:
     recipe = _recipe(stores.read_json(path))
     store = stores.Store(root, recipe)
     notes: list[str] = []
-    documents = _stage(store, "documents", Document, notes)
-    candidates = _stage(store, "candidates", Candidate, notes)
-    scores = _stage(store, "scores", Score, notes)
+    documents, passes = store.documents, _passes(store, notes)
+    if stores.part_names(documents):
+        notes.insert(0, f"Read: {_named(documents)}, the recipe's.")
 
     reading = _read_documents(documents, root, recipe, notes)
-    texts, steps = reading.texts, []
+    texts, steps, examples = reading.texts, [], ""
     final = dict.fromkeys(texts, "")
     if reading.files:
         languages = Counter(language for language, _ in texts.values())
@@ -264,17 +275,20 @@ def read_funnel(root: str) -> Funnel:
         steps.append(_step("documents", entered, languages, reading.drops))
         counts = FileSystems.join(documents.folder, "duplicates.json")
         steps.extend(_counted_step("duplicates", languages, counts))
-    usable, rejected = _read_candidates(candidates, texts)
-    if usable or rejected:
-        final = {_text_key(key): key for key in usable}
+    judged = read_passes(passes, documents, texts, recipe)
+    if judged.usable or judged.rejected:
+        final = {text_key(key): key for key in judged.usable}
+        rejected = Counter((r, texts[key][0]) for key, r in judged.rejected.items())
         languages = Counter(texts[key][0] for key in final)
         steps.append(_step("candidates", steps[-1].left, languages, rejected))
-    judged = _read_scores(scores, usable, texts, recipe.evaluator)
     if judged.kept or judged.dropped:
-        final = {_text_key(key): key for key in judged.kept}
+        final = {text_key(key): key for key in judged.kept}
+        dropped = Counter((r, texts[key][0]) for key, r in judged.dropped.items())
         languages = Counter(texts[key][0] for key in final)
-        steps.append(_step("scores", steps[-1].left, languages, judged.dropped))
-        steps.extend(_counted_step("examples", languages, _not_chosen(store, notes)))
+        steps.append(_step("scores", steps[-1].left, languages, dropped))
+        examples = _not_chosen(store, notes)
+        steps.extend(_counted_step("examples", languages, examples))
+    usable = judged.usable
 
     return Funnel(
         root=root,
@@ -284,10 +298,14 @@ def read_funnel(root: str) -> Funnel:
         steps=tuple(steps),
         output_chars=Counter(texts[key] for key in final),
         instruction_chars=Counter(
-            (texts[key][0], usable[pair]) for key, pair in final.items() if pair
+            (texts[key][0], usable[pair][0]) for key, pair in final.items() if pair
         ),
         p_best=judged.bins,
-        shown=_show(final, texts, judged.kept, documents, candidates),
+        shown=_show(final, texts, judged.kept, documents, passes),
+        verbs=Counter(usable[pair][1] for pair in final.values() if pair),
+        refinement=_small_file(root, "refinement.json"),
+        topic_map=_beside(examples, "map.json"),
+        diversity=_beside(examples, "diversity.json"),
         notes=tuple(notes),
     )
 
@@ -311,34 +329,69 @@ def _newest(*names: str) -> str:
     return newest.path if newest else ""
 
 
-def _stage(
-    store: stores.Store, name: str, record: type[Any], notes: list[str]
-) -> stores.Stage:
-    """The folder of a stage: the recipe's, or the newest if that cannot be told."""
-    how = "the recipe's"
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pass:
+    """The folders of one pass over the documents."""
+
+    candidates: tuple[stores.Stage, ...]
+    scores: stores.Stage
+
+
+def _passes(store: stores.Store, notes: list[str]) -> list[Pass]:
+    """The passes of the recipe, or the newest folders if those cannot be told."""
     try:
-        stage: stores.Stage = getattr(store, name)
+        found, how = [], "the recipe's"
+        for each in store.passes():
+            candidates = each.candidates
+            try:
+                found.append(Pass(candidates, each.scores))
+            except RecipeError:
+                scores = _newest_stage(store, "scores", Score)
+                found.append(Pass(candidates, scores))
     except RecipeError:
         how = "the newest, since the recipe's checkpoint is not there to tell"
-        part = _newest(store.root, name, "*", "*.parquet")
-        empty = FileSystems.join(store.root, name, "none")
-        stage = stores.Stage(FileSystems.split(part)[0] if part else empty, record)
-    if stores.part_names(stage):
-        notes.append(f"Read: {name}/{FileSystems.split(stage.folder)[1]}, {how}.")
-    return stage
+        candidates = (_newest_stage(store, "candidates", Candidate),)
+        found = [Pass(candidates, _newest_stage(store, "scores", Score))]
+    for each in found:
+        for stage in (*each.candidates, each.scores):
+            if stores.part_names(stage):
+                notes.append(f"Read: {_named(stage)}, {how}.")
+    return found
+
+
+def _newest_stage(store: stores.Store, name: str, record: type[Any]) -> stores.Stage:
+    part = _newest(store.root, name, "*", "*.parquet")
+    empty = FileSystems.join(store.root, name, "none")
+    return stores.Stage(FileSystems.split(part)[0] if part else empty, record)
+
+
+def _named(stage: stores.Stage) -> str:
+    above, digest = FileSystems.split(stage.folder)
+    return f"{FileSystems.split(above)[1]}/{digest}"
 
 
 def _not_chosen(store: stores.Store, notes: list[str]) -> str:
     """The path of the counts that a build leaves, or empty."""
     try:
-        digest = store.recipe.examples_hash()
+        folder = store.examples
     except RecipeError:
         path = _newest(store.root, "examples", "*", "not_chosen.json")
         if path:
             digest = FileSystems.split(FileSystems.split(path)[0])[1]
             notes.append(f"Read: examples/{digest}, the newest.")
         return path
-    return FileSystems.join(store.root, "examples", digest, "not_chosen.json")
+    return FileSystems.join(folder, "not_chosen.json")
+
+
+def _small_file(*names: str) -> object:
+    """What a file of JSON says, or None where it is not there."""
+    path = FileSystems.join(*names)
+    return stores.read_json(path) if FileSystems.exists(path) else None
+
+
+def _beside(path: str, name: str) -> object:
+    """The same of a file in the folder of another; None without that."""
+    return _small_file(FileSystems.split(path)[0], name) if path else None
 
 
 def _step(
@@ -366,15 +419,17 @@ def _by_language(drops: Mapping[tuple[str, str], int]) -> Counter[str]:
     return total
 
 
-def _document_key(row: Mapping[str, Any]) -> str:
+def document_key(row: Mapping[str, Any]) -> str:
+    """The key of the document that a row is."""
     return from_row(Document, row).key
 
 
-def _candidate_key(row: Mapping[str, Any]) -> str:
+def candidate_key(row: Mapping[str, Any]) -> str:
+    """The key of the candidate that a row is."""
     return f"{row['key']}:{text_digest(row['instruction'])}"
 
 
-def _text_key(key: str) -> str:
+def text_key(key: str) -> str:
     """The document's key in that of a candidate."""
     return key.rpartition(":")[0]
 
@@ -409,55 +464,107 @@ def _read_documents(
     return reading
 
 
-def _read_candidates(
-    stage: stores.Stage, texts: Texts
-) -> tuple[dict[str, int], Counter[tuple[str, str]]]:
-    """Candidates of these texts, each once.
+@dataclasses.dataclass(slots=True)
+class Judged:
+    """What became of each text, after the passes so far.
 
-    Returns:
-      Characters of each usable instruction, by the candidate's key; and how many were
-      rejected, by (reason, language).
+    Attributes:
+      usable: Characters and root of the instruction, by the candidate's key.
+      rejected: Why a text has no usable instruction, by the text's key.
+      kept: Score and `p_best` of the pair that is kept, by the candidate's key.
+      dropped: Why a text with a usable instruction has no kept pair.
+      p_best: Of the pair of each text that was rated last, by the text's key.
+      bins: Of `p_best`, all that were scored.
     """
-    usable: dict[str, int] = {}
-    rejected: Counter[tuple[str, str]] = Counter()
+
+    usable: dict[str, Asked] = dataclasses.field(default_factory=dict)
+    rejected: dict[str, str] = dataclasses.field(default_factory=dict)
+    kept: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    dropped: dict[str, str] = dataclasses.field(default_factory=dict)
+    p_best: dict[str, float] = dataclasses.field(default_factory=dict)
+    bins: Counter[int] = dataclasses.field(default_factory=Counter)
+
+
+def read_passes(
+    passes: Iterable[Pass], documents: stores.Stage, texts: Texts, recipe: Recipe
+) -> Judged:
+    """Each pass takes the texts that the passes before kept nothing of."""
+    judged, left = Judged(), dict(texts)
+    for each in passes:
+        asked: dict[str, list[str]] = {}
+        for stage in each.candidates:
+            _read_candidates(stage, left, asked, judged.rejected)
+        usable = _follow_rules(asked, documents, recipe, judged.rejected)
+        judged.usable |= usable
+        with_usable = set(map(text_key, usable))
+        for key in with_usable:
+            judged.rejected.pop(key, None)
+        best = _read_scores(each.scores, usable, recipe.evaluator, judged)
+        judged.kept |= {pair: found for pair, found in best.values()}
+        for key in best:
+            judged.dropped.pop(key, None)
+            del left[key]
+    # An earlier pass may have found a usable instruction where a later one did not.
+    for key in map(text_key, judged.usable):
+        judged.rejected.pop(key, None)
+    return judged
+
+
+def _read_candidates(
+    stage: stores.Stage,
+    left: Collection[str],
+    asked: dict[str, list[str]],
+    rejected: dict[str, str],
+) -> None:
+    """Adds the instructions of these texts, each text once, or why there is none."""
     seen = set()
     for part in stores.read_stage(stage):
         for row in part.rows:
-            if row["key"] in seen or row["key"] not in texts:
+            key = row["key"]
+            if key in seen or key not in left:
                 continue
-            seen.add(row["key"])
+            seen.add(key)
             if row["rejected"]:
                 # What follows a colon is for people, and differs from row to row.
-                reason = row["rejected"].partition(":")[0]
-                rejected[reason, texts[row["key"]][0]] += 1
+                rejected[key] = row["rejected"].partition(":")[0]
             else:
-                usable[_candidate_key(row)] = len(row["instruction"])
-    return usable, rejected
+                asked.setdefault(key, []).append(row["instruction"])
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Judged:
-    """What the scores' parts say.
+def _follow_rules(
+    asked: dict[str, list[str]],
+    documents: stores.Stage,
+    recipe: Recipe,
+    rejected: dict[str, str],
+) -> dict[str, Asked]:
+    """The usable instructions, by the rules as they are now.
 
-    Attributes:
-      kept: Score and `p_best` of what is kept, by the candidate's key.
-      dropped: How many are not, by (reason, language).
-      bins: Of `p_best`.
+    The rules compare an instruction with its text, which is in another part.
     """
-
-    kept: dict[str, tuple[float, float]]
-    dropped: Counter[tuple[str, str]]
-    bins: Counter[int]
+    usable: dict[str, Asked] = {}
+    parts = stores.read_stage(documents)
+    while asked:
+        for row in next(parts).rows:
+            key = document_key(row)
+            for instruction in asked.pop(key, ()):
+                if reason := instructions.reject_reason(
+                    instruction, row["text"], recipe.instructions
+                ):
+                    rejected[key] = reason
+                else:
+                    pair = candidate_key({"key": key, "instruction": instruction})
+                    usable[pair] = len(instruction), verbs.root(instruction)
+    return usable
 
 
 def _read_scores(
     stage: stores.Stage,
     usable: Collection[str],
-    texts: Texts,
     settings: recipes.Evaluator,
-) -> _Judged:
-    """Scores of these candidates, each once."""
-    judged = _Judged({}, Counter(), Counter())
+    judged: Judged,
+) -> dict[str, tuple[str, tuple[float, float]]]:
+    """The best pair of each text, with its score and `p_best`, by the text's key."""
+    best: dict[str, tuple[str, tuple[float, float]]] = {}
     seen = set()
     for part in stores.read_stage(stage):
         for row in part.rows:
@@ -466,14 +573,18 @@ def _read_scores(
                 continue
             seen.add(key)
             score = from_row(Score, row, candidate=None)
+            text = text_key(key)
             if reason := evaluate.drop_reason(score, settings):
-                judged.dropped[reason, texts[_text_key(key)][0]] += 1
+                judged.dropped[text] = reason
             else:
-                judged.kept[key] = score.score, score.p_best
+                found = best.get(text)
+                if found is None or (-score.score, key) < (-found[1][0], found[0]):
+                    best[text] = key, (score.score, score.p_best)
             if not score.rejected:
+                judged.p_best[text] = score.p_best
                 bin_ = min(int(score.p_best * P_BEST_BINS), P_BEST_BINS - 1)
                 judged.bins[bin_] += 1
-    return judged
+    return best
 
 
 def _keep_few(
@@ -493,16 +604,17 @@ def _show(
     texts: Texts,
     kept: Mapping[str, tuple[float, float]],
     documents: stores.Stage,
-    candidates: stores.Stage,
+    passes: Iterable[Pass],
 ) -> tuple[Shown, ...]:
     """A few of what is left, in each language; their texts are looked up again."""
     few: dict[str, list[tuple[str, str]]] = {}
     for key in final:
         _keep_few(few, texts[key][0], key, key, _SHOWN)
     keys = [key for language in LANGUAGES for _, key in few.get(language, ())]
-    rows = _look_up(documents, _document_key, keys)
+    rows = look_up([documents], document_key, keys)
     pairs = [final[key] for key in keys if final[key]]
-    instructions = _look_up(candidates, _candidate_key, pairs)
+    candidates = [stage for each in passes for stage in each.candidates]
+    asked = look_up(candidates, candidate_key, pairs)
     shown = []
     for key in keys:
         document = from_row(Document, rows[key])
@@ -511,7 +623,7 @@ def _show(
         shown.append(
             Shown(
                 document=dataclasses.replace(document, text=text),
-                instruction=instructions[pair]["instruction"] if pair else "",
+                instruction=asked[pair]["instruction"] if pair else "",
                 score=score,
                 p_best=p_best,
             )
@@ -519,14 +631,15 @@ def _show(
     return tuple(shown)
 
 
-def _look_up(
-    stage: stores.Stage,
+def look_up(
+    stages: Iterable[stores.Stage],
     key_of: Callable[[Mapping[str, Any]], str],
     keys: Iterable[str],
 ) -> dict[str, Mapping[str, Any]]:
     """The rows with these keys; no more parts are read than it takes."""
     found: dict[str, Mapping[str, Any]] = {}
-    missing, parts = set(keys), stores.read_stage(stage)
+    missing = set(keys)
+    parts = itertools.chain.from_iterable(map(stores.read_stage, stages))
     while missing:
         for row in next(parts).rows:
             if (key := key_of(row)) in missing:

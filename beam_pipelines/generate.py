@@ -1,9 +1,8 @@
-"""Instructions for documents: the model behind RunInference, and the rules after it."""
+"""Instructions for documents: the model behind RunInference."""
 
 import dataclasses
-import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -11,34 +10,12 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.pvalue import PCollection
 
-from beam_pipelines.language import fast_guess
 from beam_pipelines.recipe import Evaluator, Generator
 from beam_pipelines.schema import Candidate, Document
 
 if typing.TYPE_CHECKING:
     from xinst_jax import Engine, SamplingConfig
-
-MIN_CHARS, MAX_CHARS = 10, 500
-
-_THE_INPUT = (
-    r"(text|article|passage|paragraph|sentence|document|page|story|content|excerpt|"
-    r"post|blog|website|extract|abstract)s?"
-)
-# Instructions that ask for an input which is not there: the response *is* the text.
-_ILL_POSED = re.compile(
-    rf"\b(summari[sz]e|translate|paraphrase|rewrite|proofread|shorten)\b.*"
-    rf"\b(this|the|following|above|given)\b.*\b{_THE_INPUT}\b"
-    rf"|\b(this|these|the (above|following|given|attached|provided))\s+(\w+\s+)?"
-    rf"{_THE_INPUT}\b"
-    rf"|\bthe {_THE_INPUT} (above|below)\b"
-    r"|\b(link|url|video|image|picture|photo|attachment)s?\b.*"
-    r"\b(above|below|following|attached|here)\b"
-    r"|\b(the (above|following)|find an?|attached) (link|url|video|image|picture)\b"
-    r"|^(summari[sz]e|translate)\b",
-    re.I,
-)
-_LETTERS = re.compile(r"[A-Za-z]")
-_COPIED_WORDS = 4
+    from xinst_jax.judge import Judge
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +32,7 @@ class Speed:
     model_parallel: int = 1
 
 
-class EngineHandler(ModelHandler[Any, Any, "Engine"]):
+class EngineHandler(ModelHandler[Any, Any, Any]):
     """A model on the accelerators of a host, one for all of its worker processes.
 
     Args:
@@ -73,7 +50,7 @@ class EngineHandler(ModelHandler[Any, Any, "Engine"]):
         self._settings = settings
         self._speed = speed
 
-    def load_model(self) -> "Engine":
+    def load_model(self) -> Any:
         # Imported here: only the process that owns the accelerators may start JAX.
         import jax
 
@@ -101,7 +78,7 @@ class EngineHandler(ModelHandler[Any, Any, "Engine"]):
         return 0
 
 
-def count_usage(engine: "Engine") -> None:
+def count_usage(engine: "Engine | Judge") -> None:
     """Adds what the engine did since the last time to Beam's metrics.
 
     Counters, so that those of many workers add up: the share of useful tokens is
@@ -135,7 +112,7 @@ def describe_usage(counted: Mapping[str, int]) -> str:
 
 
 class GenerateInstructions(beam.PTransform):
-    """A candidate for every document; those with an unusable instruction say why.
+    """A candidate for every document; where there is no whole instruction, it says why.
 
     Args:
       settings: Checkpoint and decoding.
@@ -143,13 +120,20 @@ class GenerateInstructions(beam.PTransform):
       digest: Hash of checkpoint and decoding.
       model: Names the model, so that steps of a pipeline share it.
       speed: Batches and devices.
+      number: Of several candidates for a document, which one.
     """
 
     def __init__(
-        self, settings: Generator, seed: int, digest: str, model: str, speed: Speed
+        self,
+        settings: Generator,
+        seed: int,
+        digest: str,
+        model: str,
+        speed: Speed,
+        number: int = 0,
     ) -> None:
         super().__init__()
-        self._handler = _InstructionHandler(settings, seed, digest, speed)
+        self._handler = _InstructionHandler(settings, seed, digest, speed, number)
         self._model = model
 
     def expand(self, documents: PCollection[Document]) -> PCollection[Candidate]:
@@ -162,11 +146,13 @@ class _InstructionHandler(EngineHandler):
     _settings: Generator
 
     def __init__(
-        self, settings: Generator, seed: int, digest: str, speed: Speed
+        self, settings: Generator, seed: int, digest: str, speed: Speed, number: int
     ) -> None:
         super().__init__(settings, speed)
         self._seed = seed
         self._digest = digest
+        # Randomness comes from ids, so other ids give other candidates.
+        self._suffix = f"#{number}" if number else ""
 
     def run_inference(
         self,
@@ -180,7 +166,7 @@ class _InstructionHandler(EngineHandler):
         generations = model.generate(
             [prompts.generate(document.text[:limit]) for document in batch],
             self._sampling(),
-            ids=[document.id for document in batch],
+            ids=[f"{document.id}{self._suffix}" for document in batch],
         )
         count_usage(model)
         for document, generation in zip(batch, generations, strict=True):
@@ -188,9 +174,6 @@ class _InstructionHandler(EngineHandler):
             reason = generation.error and f"failed: {generation.error}"
             if not reason and not generation.stopped:
                 reason = "unfinished"
-            reason = reason or reject_reason(instruction, document.text)
-            if reason:
-                Metrics.counter("candidates", reason.partition(":")[0]).inc()
             yield Candidate(
                 document=document,
                 instruction=instruction,
@@ -214,41 +197,3 @@ class _InstructionHandler(EngineHandler):
             no_repeat_ngram=settings.no_repeat_ngram,
             seed=self._seed,
         )
-
-
-def reject_reason(instruction: str, response: str) -> str | None:
-    """The first rule that an instruction breaks, by name; None if it breaks none.
-
-    Args:
-      instruction: As generated, in one line.
-      response: The text that it was generated for.
-    """
-    if len(instruction) < MIN_CHARS:
-        return "instruction_too_short"
-    if len(instruction) > MAX_CHARS:
-        return "instruction_too_long"
-    if not is_english(instruction):
-        return "not_english"
-    if _ILL_POSED.search(instruction):
-        return "ill_posed"
-    if copied_share(instruction, response) > 0.5:
-        return "copies_response"
-    return None
-
-
-def is_english(text: str) -> bool:
-    """Whether a short text may be English: its letters are, and no detector objects."""
-    printable = text.replace(" ", "")
-    letters = len(_LETTERS.findall(printable))
-    return letters > 0.7 * len(printable) and fast_guess(text) in ("", "en")
-
-
-def copied_share(instruction: str, response: str) -> float:
-    """The share of the instruction's word 4-grams that the response has too."""
-    ours = set(_ngrams(instruction))
-    return len(ours.intersection(_ngrams(response))) / len(ours) if ours else 0.0
-
-
-def _ngrams(text: str) -> Iterator[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.lower())
-    return zip(*(words[start:] for start in range(_COPIED_WORDS)), strict=False)

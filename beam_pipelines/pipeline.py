@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import functools
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -13,18 +13,16 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import PCollection
 
-from beam_pipelines import evaluate
+from beam_pipelines import evaluate, instructions
 from beam_pipelines.crawl import index_files, source_files
 from beam_pipelines.dedup import RemoveDuplicates
 from beam_pipelines.diversify import SpreadOverTopics
 from beam_pipelines.evaluate import ScoreCandidates
 from beam_pipelines.generate import GenerateInstructions, Speed
 from beam_pipelines.ingest import Judge, ReadDocuments
-from beam_pipelines.recipe import Evaluator, Recipe
+from beam_pipelines.recipe import Evaluator, Instructions, Recipe
 from beam_pipelines.schema import Candidate, Document, Example, Score
-from beam_pipelines.store import Resume, Store, forget_unread, take_snapshot
-
-STAGES = ("documents", "candidates", "scores")
+from beam_pipelines.store import Resume, Stage, Store, forget_unread, take_snapshot
 
 
 class SpeedOptions(PipelineOptions):
@@ -55,12 +53,16 @@ class Path:
       pipeline: To add to.
       recipe: What to make.
       store: Where each stage's results are kept, and found again.
+      until: The stage that comes last.
       languages: Only these go on after the documents; all of the recipe's by default.
+      passes: The store as each pass over the documents sees it; by default those that
+        refinement came to.
 
     Raises:
       ValueError: The source matches no file, or a flag is out of bounds.
       RecipeError: A checkpoint is missing.
-      StoreError: The store belongs to another recipe.
+      StoreError: The store belongs to another recipe, or examples are wanted before
+        refinement has come to its end.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Path:
         *,
         until: str,
         languages: Collection[str] = (),
+        passes: Sequence[Store] = (),
     ) -> None:
         self._pipeline = pipeline
         self._recipe = recipe
@@ -81,12 +84,18 @@ class Path:
         self._speed = Speed(
             batch_size=given.engine_batch_size, model_parallel=given.model_parallel
         )
-        stages = [getattr(store, name) for name in STAGES[: _depth(until)]]
+        if until == "documents":
+            self._passes: list[_Pass] = []
+        else:
+            stores = passes or store.passes(finished=until == "examples")
+            self._passes = [
+                _Pass(number, of_pass) for number, of_pass in enumerate(stores)
+            ]
         source = recipe.source
         by_file = not source.index or source.max_files
         self._snapshot = take_snapshot(
             store,
-            [*stages, store.captures] if source.index else stages,
+            [*self._stages(), *([store.captures] if source.index else [])],
             source_files(source) if by_file else [],
             index_files(source) if source.index else [],
         )
@@ -94,6 +103,15 @@ class Path:
         # Steps of this pipeline share a model; another pipeline on this host does not,
         # since a model dies with the process that holds it.
         self._run = uuid.uuid4().hex
+
+    def _stages(self) -> Iterator[Stage]:
+        """All that this path reads of the store and adds to it."""
+        yield self._store.documents
+        for each in self._passes:
+            yield from each.store.candidates
+            # The last pass may end before its scores.
+            if self._until != "candidates" or each is not self._passes[-1]:
+                yield each.store.scores
 
     @functools.cached_property
     def documents(self) -> PCollection[Document]:
@@ -119,64 +137,147 @@ class Path:
 
     @functools.cached_property
     def candidates(self) -> PCollection[Candidate]:
-        """A candidate for every document, the unusable ones included."""
-        recipe = self._recipe
-        generate = GenerateInstructions(
-            recipe.generator,
-            recipe.seed,
-            recipe.candidates_hash(),
-            f"generator-{self._run}",
-            self._speed,
-        )
-        return self.unique | "Generate" >> Resume(
-            self._store.candidates,
-            self._snapshot,
-            generate,
-            nested="document",
-            part_rows=self._speed.batch_size,
-        )
+        """Candidates of every pass, the unusable ones included."""
+        return _together("Candidates", map(self._candidates, self._passes))
 
     @functools.cached_property
     def scores(self) -> PCollection[Score]:
         """A score for every candidate with a usable instruction."""
-        recipe = self._recipe
-        score = ScoreCandidates(
-            recipe.evaluator,
-            recipe.scores_hash(),
-            f"evaluator-{self._run}",
-            self._speed,
-        )
-        return (
-            self.candidates
-            | "Usable" >> beam.Filter(lambda candidate: not candidate.rejected)
-            | "Score"
-            >> Resume(
-                self._store.scores,
-                self._snapshot,
-                score,
-                nested="candidate",
-                part_rows=self._speed.batch_size,
-            )
-        )
+        return _together("Scores", map(self._scores, self._passes))
+
+    @functools.cached_property
+    def kept(self) -> PCollection[Score]:
+        """The best pair of each document that has one good enough."""
+        if len(self._passes) == 1 and self._recipe.generator.candidates == 1:
+            # No document has two pairs to choose from.
+            return self._kept(self._passes[0])
+        kept = (self._settled(each)[0] for each in self._passes)
+        return _together("Kept", kept)
 
     @functools.cached_property
     def examples(self) -> PCollection[Example]:
         """What is published."""
         recipe = self._recipe
-        folder = FileSystems.join(self._store.root, "examples", recipe.examples_hash())
-        return (
-            self.scores
-            | "Keep" >> beam.Filter(_is_kept, recipe.evaluator)
-            | "Diversify"
-            >> SpreadOverTopics(
-                recipe.diversify,
-                recipe.generator,
-                recipe.seed,
-                f"generator-{self._run}",
-                self._speed,
-                FileSystems.join(folder, "not_chosen.json"),
-            )
+        return self.kept | "Diversify" >> SpreadOverTopics(
+            recipe.diversify,
+            recipe.generator,
+            recipe.seed,
+            f"generator-{self._run}",
+            self._speed,
+            self._store.examples,
         )
+
+    def _candidates(self, each: "_Pass") -> PCollection[Candidate]:
+        if each.candidates is None:
+            recipe = each.store.recipe
+            documents = self.unique
+            if each.number:
+                documents = self._settled(self._passes[each.number - 1])[1]
+            found = []
+            for number, stage in enumerate(each.store.candidates):
+                generate = GenerateInstructions(
+                    recipe.generator,
+                    recipe.seed,
+                    recipe.candidates_hash(),
+                    self._model("generator", each.store),
+                    self._speed,
+                    number,
+                )
+                name = f"Generate{each.label}" + (f"-{number}" if number else "")
+                found.append(
+                    documents
+                    | name
+                    >> Resume(
+                        stage,
+                        self._snapshot,
+                        generate,
+                        nested="document",
+                        part_rows=self._speed.batch_size,
+                    )
+                )
+            each.documents = documents
+            each.candidates = _together(f"Candidates{each.label or '_0'}", found)
+        return each.candidates
+
+    def _scores(self, each: "_Pass") -> PCollection[Score]:
+        if each.scores is None:
+            recipe = each.store.recipe
+            score = ScoreCandidates(
+                recipe.evaluator,
+                recipe.scores_hash(),
+                self._model("evaluator", each.store),
+                self._speed,
+            )
+            each.scores = (
+                self._candidates(each)
+                | f"Usable{each.label}" >> beam.Filter(_is_usable, recipe.instructions)
+                | f"Score{each.label}"
+                >> Resume(
+                    each.store.scores,
+                    self._snapshot,
+                    score,
+                    nested="candidate",
+                    part_rows=self._speed.batch_size,
+                )
+            )
+        return each.scores
+
+    def _kept(self, each: "_Pass") -> PCollection[Score]:
+        return self._scores(each) | f"Keep{each.label}" >> beam.Filter(
+            _is_kept, self._recipe.evaluator
+        )
+
+    def _settled(
+        self, each: "_Pass"
+    ) -> tuple[PCollection[Score], PCollection[Document]]:
+        """The pairs that a pass keeps, and the documents that it leaves to the next."""
+        if each.settled is None:
+            by_document = self._kept(each) | f"ByDocument{each.label}" >> beam.Map(
+                lambda score: (score.candidate.document.key, score)
+            )
+            documents = each.documents | f"ByText{each.label}" >> beam.Map(
+                lambda document: (document.key, document)
+            )
+            joined = (
+                {"documents": documents, "scores": by_document}
+                | f"Settle{each.label}" >> beam.CoGroupByKey()
+                | f"Best{each.label}"
+                >> beam.FlatMapTuple(_best).with_outputs("left", main="kept")
+            )
+            each.settled = joined.kept, joined.left
+        return each.settled
+
+    def _model(self, kind: str, store: Store) -> str:
+        """Names a model, so that steps with the same one share it."""
+        checkpoint = getattr(store.recipe, kind).checkpoint
+        first = checkpoint == getattr(self._recipe, kind).checkpoint
+        return f"{kind}-{self._run}" + ("" if first else f"-{checkpoint}")
+
+
+@dataclasses.dataclass(slots=True)
+class _Pass:
+    """What one pass over the documents makes.
+
+    Attributes:
+      number: 0 for the first.
+      store: As this pass sees it.
+      documents: That it takes.
+      candidates: Of these.
+      scores: Of the usable ones.
+      settled: The pairs that are kept, and the documents that are left.
+    """
+
+    number: int
+    store: Store
+    documents: PCollection[Document] | None = None
+    candidates: PCollection[Candidate] | None = None
+    scores: PCollection[Score] | None = None
+    settled: tuple[PCollection[Score], PCollection[Document]] | None = None
+
+    @property
+    def label(self) -> str:
+        """Ends the names of its steps."""
+        return f"_{self.number}" if self.number else ""
 
 
 def is_in_split(example: Example, split: str) -> bool:
@@ -187,10 +288,6 @@ def is_in_split(example: Example, split: str) -> bool:
 def to_features(example: Example) -> tuple[str, dict[str, Any]]:
     """An example as TFDS takes it: its key and its features."""
     return example.id, dataclasses.asdict(example)
-
-
-def _depth(until: str) -> int:
-    return len(STAGES) if until == "examples" else STAGES.index(until) + 1
 
 
 class _Usable(beam.DoFn):
@@ -210,7 +307,28 @@ class _Usable(beam.DoFn):
             yield document
 
 
+def _is_usable(candidate: Candidate, settings: Instructions) -> bool:
+    reason = instructions.drop_reason(candidate, settings)
+    Metrics.counter("candidates", reason or "usable").inc()
+    return reason is None
+
+
 def _is_kept(score: Score, settings: Evaluator) -> bool:
     reason = evaluate.drop_reason(score, settings)
     Metrics.counter("scores", reason or "kept").inc()
     return reason is None
+
+
+def _best(key: str, found: dict[str, Iterable[Any]]) -> Iterator[Any]:
+    """The best rated pair of a document, or the document itself if it has none."""
+    # A retry may have left two of either; they are equal.
+    scores = sorted(found["scores"], key=lambda s: (-s.score, s.candidate.key))
+    if scores:
+        yield scores[0]
+    elif document := next(iter(found["documents"]), None):
+        yield beam.pvalue.TaggedOutput("left", document)
+
+
+def _together(name: str, parts: Iterable[PCollection[Any]]) -> PCollection[Any]:
+    parts = list(parts)
+    return parts[0] if len(parts) == 1 else parts | name >> beam.Flatten()

@@ -271,7 +271,7 @@ def measure(
         "mean_word": _share(num_chars, len(words)),
         "alphabetic": alphabetic,
         "stop_words": stop_words,
-        "stray_marks": _stray_marks(text, script),
+        "stray_marks": stray_marks(text, script),
         "policy_words": 100 * _share(policy_words, num_words),
         "adult_words": 100 * _share(adult_words, num_words),
         "adult_url": len(_ADULT_URL.findall(url.lower())),
@@ -527,7 +527,13 @@ _MARKS = {
 }
 
 
-def _stray_marks(text: str, script: str) -> float:
+def stray_marks(text: str, script: str) -> float:
+    """The share of a text's combining marks that stand where its script allows none.
+
+    Args:
+      text: Any.
+      script: As in `LANGUAGES`; 0 for one whose marks are not known.
+    """
     if script not in _MARKS:
         return 0.0
     marks, stray = _MARKS[script]

@@ -307,6 +307,9 @@ class Training:
         _check(self.width % self.heads == 0, self, "width a multiple of heads")
 
 
+_EVIDENCE = ("forward", "backward", "similarity", "language")
+
+
 def _check_model(section: Any) -> None:
     """What the generator and the evaluator say of how their model is run."""
     known = section.dtype in ("float32", "bfloat16")
@@ -332,6 +335,8 @@ class Generator:
       top_k: 0 keeps every token.
       top_p: 1 keeps every token.
       no_repeat_ngram: No run of so many tokens comes twice; 0 lets it.
+      candidates: So many instructions are written for each document, of which the best
+        rated may be kept. More than one needs a temperature.
       train: How `xinst train generator` makes it.
     """
 
@@ -345,6 +350,7 @@ class Generator:
     top_k: int = 0
     top_p: float = 1.0
     no_repeat_ngram: int = 0
+    candidates: int = 1
     train: Training = Training()
 
     def __post_init__(self) -> None:
@@ -355,6 +361,52 @@ class Generator:
         _check(self.top_k >= 0, self, "top_k >= 0")
         _check(0 < self.top_p <= 1, self, "0 < top_p <= 1")
         _check(self.no_repeat_ngram >= 0, self, "no_repeat_ngram >= 0")
+        _check(1 <= self.candidates <= 16, self, "1 <= candidates <= 16")
+        varied = self.candidates == 1 or self.temperature > 0
+        _check(varied, self, "temperature > 0 with candidates > 1")
+
+
+INSTRUCTION_RULES = (
+    *("instruction_too_short", "instruction_too_long", "bad_start", "not_english"),
+    *("ill_posed", "copies_response", "leaks_answer"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Instructions:
+    """Which instructions are used.
+
+    Candidates are stored whatever they are and judged afterwards, so a rule can be
+    changed without generating again.
+
+    Attributes:
+      rules: Those that apply, of `INSTRUCTION_RULES`. What the generator did not finish
+        is never used.
+      min_chars: An instruction has at least so many characters.
+      max_chars: And at most so many.
+      max_copied: Share of its word 4-grams that the response has too.
+      max_leaked: Share of it that is one run of the response's characters.
+    """
+
+    rules: tuple[str, ...] = INSTRUCTION_RULES
+    min_chars: int = 10
+    max_chars: int = 500
+    max_copied: float = 0.5
+    max_leaked: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check(0 < self.min_chars <= self.max_chars, self, "0 < min_chars <= max_chars")
+        _check(0 <= self.max_copied <= 1, self, "0 <= max_copied <= 1")
+        _check(0 <= self.max_leaked <= 1, self, "0 <= max_leaked <= 1")
+        for rule in self.rules:
+            if rule not in INSTRUCTION_RULES:
+                raise RecipeError(
+                    f"rules: {rule!r} is none of ours; choose from "
+                    f"{', '.join(INSTRUCTION_RULES)}."
+                )
+        # One order, so that the order in which a recipe lists them changes nothing.
+        rules = tuple(rule for rule in INSTRUCTION_RULES if rule in self.rules)
+        object.__setattr__(self, "rules", rules)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -368,6 +420,11 @@ class Evaluator:
       max_prompt_tokens: Longer prompts are rejected. Tokens per character differ much
         between scripts: with Llama 2's tokenizer a Tamil text has several a letter.
       max_text_chars: Of a response, so much is shown to the model.
+      evidence: What is measured besides the rating, and counts as its calibration
+        found: `forward`, how much likelier the instruction makes the response;
+        `backward`, the other way round; `similarity`, how near the two are to an
+        encoder that learns from the seed; `language`, how surely all of the response is
+        in its language. The first two read each pair twice more.
       keep_above: Pairs whose `p_best` is lower are not published.
       train: How `xinst train evaluator` makes it.
     """
@@ -377,13 +434,44 @@ class Evaluator:
     quantize: str = ""
     max_prompt_tokens: int = 2048
     max_text_chars: int = 2048
+    evidence: tuple[str, ...] = _EVIDENCE
     keep_above: float = 0.5
     train: Training = Training()
 
     def __post_init__(self) -> None:
         _check_model(self)
         _check(self.max_text_chars >= 1, self, "max_text_chars >= 1")
+        _check(
+            set(self.evidence) <= set(_EVIDENCE),
+            self,
+            f"evidence of {', '.join(_EVIDENCE)}",
+        )
         _check(0 <= self.keep_above <= 1, self, "0 <= keep_above <= 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refine:
+    """The rounds of `xinst refine`: rate, keep, train again, write again.
+
+    Attributes:
+      rounds: At most so many; 0: instructions are written and rated once.
+      min_gain: The loop ends where neither the share of documents with a kept pair nor
+        the evaluator's accuracy rose by so much.
+      kept_per_language: So many pairs of a language at most, the best rated, join the
+        seed when the generator is trained again.
+      steps: Optimiser steps of each training after the first.
+    """
+
+    rounds: int = 0
+    min_gain: float = 0.01
+    kept_per_language: int = 3200
+    steps: int = 500
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.rounds <= 9, self, "0 <= rounds <= 9")
+        _check(0 <= self.min_gain <= 1, self, "0 <= min_gain <= 1")
+        _check(self.kept_per_language >= 1, self, "kept_per_language >= 1")
+        _check(self.steps >= 1, self, "steps >= 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -392,19 +480,26 @@ class Diversify:
 
     Attributes:
       examples_per_language: At most so many are published in a language.
-      clusters: Topics per language; 0 derives it from the number of examples.
+      clusters: Topics per language; 0 derives it from the number of candidates.
+      max_per_domain: At most so many examples of a language are of one domain.
+      max_verb_share: So large a share of a language's examples at most has one root
+        verb, as far as there are others; 1 lets all have the same.
       validation: Share of registered domains whose examples are for validation.
       test: Likewise. A share of 0 leaves the split out.
     """
 
     examples_per_language: int = 32000
     clusters: int = 0
+    max_per_domain: int = 50
+    max_verb_share: float = 0.25
     validation: float = 0.01
     test: float = 0.01
 
     def __post_init__(self) -> None:
         _check(self.examples_per_language >= 1, self, "examples_per_language >= 1")
         _check(self.clusters >= 0, self, "clusters >= 0")
+        _check(self.max_per_domain >= 1, self, "max_per_domain >= 1")
+        _check(0 < self.max_verb_share <= 1, self, "0 < max_verb_share <= 1")
         _check(
             min(self.validation, self.test) >= 0 and self.validation + self.test < 1,
             self,
@@ -430,6 +525,8 @@ class Recipe:
     seed: int = 0
     documents: Documents = Documents()
     quality: Quality = Quality()
+    instructions: Instructions = Instructions()
+    refine: Refine = Refine()
     diversify: Diversify = Diversify()
 
     def __post_init__(self) -> None:
@@ -465,7 +562,8 @@ class Recipe:
           RecipeError: The checkpoint is not there.
         """
         settings = canonical(self.generator)
-        del settings["train"]
+        # Each of several candidates has a folder of its own.
+        del settings["train"], settings["candidates"]
         settings["checkpoint"] = checkpoint_digest(self.generator.checkpoint)
         return _digest([self.seed, settings])
 
@@ -481,6 +579,37 @@ class Recipe:
         settings["checkpoint"] = checkpoint_digest(self.evaluator.checkpoint)
         return _digest(settings)
 
+    def refinement_hash(self) -> str:
+        """Of what decides how the models are refined, the crawl apart.
+
+        Raises:
+          RecipeError: The generator's checkpoint is not there.
+        """
+        settings = canonical(self.evaluator)
+        del settings["checkpoint"]
+        parts = self.instructions, self.refine, self.generator.train
+        written = self.candidates_hash(), self.generator.candidates
+        return _digest([written, settings, [*map(canonical, parts)]])
+
+    def at_round(self, generator: int, evaluator: int) -> "Recipe":
+        """The recipe with the models of a round of refinement.
+
+        Args:
+          generator: 0 is the recipe's own.
+          evaluator: 1 is the recipe's own.
+        """
+
+        def after(path: str, rounds: int) -> str:
+            return f"{path}.round{rounds}" if rounds else path
+
+        written = after(self.generator.checkpoint, generator)
+        rated = after(self.evaluator.checkpoint, evaluator if evaluator > 1 else 0)
+        return dataclasses.replace(
+            self,
+            generator=dataclasses.replace(self.generator, checkpoint=written),
+            evaluator=dataclasses.replace(self.evaluator, checkpoint=rated),
+        )
+
     def examples_hash(self) -> str:
         """Of what decides which scored candidates are published, and how."""
         return _digest(
@@ -488,7 +617,9 @@ class Recipe:
                 self.documents_hash(),
                 [canonical(self.quality.of(code)) for code in self.languages],
                 self.candidates_hash(),
+                canonical(self.instructions),
                 self.scores_hash(),
+                self.generator.candidates,
                 self.evaluator.keep_above,
                 canonical(self.diversify),
             ]
@@ -594,7 +725,10 @@ def _contents_digest(files: tuple[tuple[str, int, int], ...]) -> str:
 
 
 # What a checkpoint's folder holds besides (logs, cards) changes no output.
-_CONTENT_FILES = ("config.json", "generation_config.json", "tokenizer.json")
+_CONTENT_FILES = (
+    *("config.json", "generation_config.json", "tokenizer.json"),
+    "calibration.json",
+)
 
 
 def _digest(value: Any) -> str:

@@ -8,27 +8,14 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from beam_pipelines import charts
-from beam_pipelines.charts import Html, escape, fill, join, table
+from beam_pipelines import charts, paper, rounds, topics, wheel
+from beam_pipelines.charts import Html, escape, fill, join, paragraph, section, table
 from beam_pipelines.funnel import P_BEST_BINS, Funnel, Shown, Step, read_funnel
 from beam_pipelines.schema import LANGUAGES
 
 __all__ = ["Funnel", "as_text", "read_funnel", "write"]
 
 _TEXT_DAMAGE = 10
-# Characters of instruction and output that the paper published: mean, deviation.
-_PAPER = {
-    "fi": ((101, 81), (1027, 553)),
-    "id": ((101, 86), (1009, 542)),
-    "th": ((102, 85), (988, 545)),
-    "tr": ((104, 88), (1058, 534)),
-    "vi": ((101, 86), (1120, 561)),
-    "bn": ((112, 87), (1243, 519)),
-    "hi": ((97, 80), (1285, 506)),
-    "sw": ((100, 85), (1211, 524)),
-    "ta": ((99, 85), (1259, 498)),
-    "ur": ((108, 87), (1247, 509)),
-}
 # Of each step: what came out, for a column; and what happens.
 _STEPS = {
     "documents": (
@@ -120,12 +107,21 @@ def page(funnel: Funnel) -> Html:
         _reasons_by_language(funnel),
         _lengths(funnel),
         _scores(funnel),
+        rounds.section(funnel.refinement),
+        topics.section(funnel.topic_map, funnel.diversity),
+        wheel.section(funnel.verbs, _what(funnel)),
         _shown(funnel),
         _damage(funnel),
         _dropped(funnel),
         _footer(funnel),
     ]
-    return charts.page(title, Html("\n".join(sections)))
+    style = rounds.STYLE + topics.STYLE + wheel.STYLE
+    return charts.page(title, Html("\n".join(sections)), style)
+
+
+def _what(funnel: Funnel) -> str:
+    """Which texts the drawings are of."""
+    return "kept pairs" if funnel.step("scores") else "what is there so far"
 
 
 def _remarks(step: Step) -> list[str]:
@@ -163,16 +159,6 @@ def _extent(funnel: Funnel) -> str:
     return ", ".join(parts)
 
 
-def _section(title: str, *parts: Html) -> Html:
-    return fill(
-        "<section><h2>{title}</h2>{parts}</section>", title=title, parts=join(*parts)
-    )
-
-
-def _p(text: str) -> Html:
-    return fill("<p>{text}</p>", text=text)
-
-
 def _command(step: str, root: str) -> Html:
     """What makes the next step of a store."""
     # Duplicates are looked for where something follows.
@@ -208,7 +194,7 @@ def _top(funnel: Funnel) -> Html:
 
 
 def _funnel(funnel: Funnel) -> Html:
-    parts = [_p("Each bar is the whole of what came into its step.")]
+    parts = [paragraph("Each bar is the whole of what came into its step.")]
     parts += [_step(funnel, step) for step in funnel.steps]
     missing = next((name for name in _STEPS if not funnel.step(name)), None)
     if missing:
@@ -219,7 +205,7 @@ def _funnel(funnel: Funnel) -> Html:
                 command=_command(missing, funnel.root),
             )
         )
-    return _section("The funnel", *parts)
+    return section("The funnel", *parts)
 
 
 def _step(funnel: Funnel, step: Step) -> Html:
@@ -258,7 +244,7 @@ def _by_language(funnel: Funnel) -> Html:
         for code in _languages(funnel)
     ]
     rows.append(["all", *(column.total() for column in columns)])
-    return _section("Stage by language", table(head, rows, "across total"))
+    return section("Stage by language", table(head, rows, "across total"))
 
 
 def _reasons_by_language(funnel: Funnel) -> Html:
@@ -281,7 +267,7 @@ def _reasons_by_language(funnel: Funnel) -> Html:
         for step in funnel.steps
         for reason, count in step.reasons.items()
     ]
-    return _section(
+    return section(
         "Why, by language", table(["reason", "stage", *heads, "all"], rows, "across")
     )
 
@@ -289,12 +275,11 @@ def _reasons_by_language(funnel: Funnel) -> Html:
 def _lengths(funnel: Funnel) -> Html:
     if not funnel.output_chars:
         return Html("")
-    what = "kept pairs" if funnel.step("scores") else "what is there so far"
     parts = [
-        _p(
-            f"In characters, of {what}. Beside ours (dot, solid line) the lengths that "
-            "the X-Instruction paper published (diamond, dotted line): mean ± standard "
-            "deviation."
+        paragraph(
+            f"In characters, of {_what(funnel)}. Beside ours (dot, solid line) the "
+            "lengths that the X-Instruction paper published (diamond, dotted line): "
+            "mean ± standard deviation."
         )
     ]
     kinds = (
@@ -303,10 +288,10 @@ def _lengths(funnel: Funnel) -> Html:
     )
     figures = [_length(*kind) for kind in kinds if kind[1]]
     parts.append(fill('<div class="figures">{f}</div>', f=join(*figures)))
-    return _section("Lengths", *parts)
+    return section("Lengths", *parts)
 
 
-def _length(name: str, counts: Mapping[tuple[str, int], int], paper: int) -> Html:
+def _length(name: str, counts: Mapping[tuple[str, int], int], side: int) -> Html:
     by_language: dict[str, Counter[int]] = {}
     for (code, chars), count in counts.items():
         by_language.setdefault(code, Counter())[chars] += count
@@ -318,7 +303,7 @@ def _length(name: str, counts: Mapping[tuple[str, int], int], paper: int) -> Htm
         bins[chars // width] += count
     limit = num_bins * width
     figures = {
-        code: (_mean_and_deviation(by_language[code]), _PAPER[code][paper])
+        code: (_mean_and_deviation(by_language[code]), paper.LENGTHS[code][side])
         for code in LANGUAGES
         if code in by_language
     }
@@ -375,9 +360,9 @@ def _scores(funnel: Funnel) -> Html:
         f"Probability of the rating “best”, of {sum(bins):,} pairs",
         (funnel.keep_above, f"keep_above {funnel.keep_above:g}"),
     )
-    return _section(
+    return section(
         "Scores",
-        _p(
+        paragraph(
             "How sure the evaluator is that a pair is of the best kind (p_best). Pairs "
             "left of the dashed line are dropped."
         ),
@@ -399,11 +384,11 @@ def _shown(funnel: Funnel) -> Html:
     else:
         title, what = "Texts", "documents; none has an instruction yet"
     if not funnel.shown:
-        return _section(title, _p(f"There are no {what}."))
+        return section(title, paragraph(f"There are no {what}."))
     head = ("language", "instruction", "output", "score", "page")
-    return _section(
+    return section(
         title,
-        _p(f"Some {what}. The hash of its id decides whether a text is shown."),
+        paragraph(f"Some {what}. The hash of its id decides whether a text is shown."),
         table(head, [_example(item) for item in funnel.shown], "shown"),
     )
 
@@ -439,15 +424,15 @@ def _damage(funnel: Funnel) -> Html:
     if not reading.files:
         return Html("")
     if not reading.num_damaged:
-        return _section("Damage", _p("Nothing that was read is damaged."))
+        return section("Damage", paragraph("Nothing that was read is damaged."))
     rows = [(d.file, d.offset, d.reason, d.detail) for d in reading.damage]
     parts = [
-        _p("Places that could not be read. Reading went on behind them."),
+        paragraph("Places that could not be read. Reading went on behind them."),
         table(("file", "offset", "reason", "detail"), rows, "places"),
     ]
     if (more := reading.num_damaged - len(rows)) > 0:
-        parts.append(_p(f"… and {more:,} more."))
-    return _section("Damage", *parts)
+        parts.append(paragraph(f"… and {more:,} more."))
+    return section("Damage", *parts)
 
 
 def _dropped(funnel: Funnel) -> Html:
@@ -463,9 +448,9 @@ def _dropped(funnel: Funnel) -> Html:
         )
         for item in few
     ]
-    return _section(
+    return section(
         "What was dropped",
-        _p("Some texts that became no document, for every reason and language."),
+        paragraph("Some texts that became no document, for every reason and language."),
         fill(
             "<details><summary>{n} texts</summary>{table}</details>",
             n=len(rows),
@@ -475,5 +460,5 @@ def _dropped(funnel: Funnel) -> Html:
 
 
 def _footer(funnel: Funnel) -> Html:
-    lines = map(_p, (f"Store: {funnel.root}", *funnel.notes))
+    lines = map(paragraph, (f"Store: {funnel.root}", *funnel.notes))
     return fill("<footer>{lines}</footer>", lines=join(*lines))

@@ -185,6 +185,7 @@ class Score:
       p_flawed: Probability of "flawed".
       p_worst: Probability of "worst".
       score: `p_best + p_flawed / 2`.
+      evidence: What the probabilities come from, by name; see `xinst_jax.judge`.
       evaluator: Hash of the evaluator's checkpoint.
       rejected: Why it could not be judged; empty if it was.
     """
@@ -194,6 +195,7 @@ class Score:
     p_flawed: float
     p_worst: float
     score: float
+    evidence: dict[str, float]
     evaluator: str
     rejected: str
 

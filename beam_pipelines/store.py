@@ -35,6 +35,8 @@ from beam_pipelines.schema import Candidate, Capture, Document, Score, from_row,
 
 # Ends the name of a dead letter: a file of the source that could not be had.
 UNREAD = ".unread.json"
+# What the rounds of refinement did, in the store's own folder.
+REFINEMENT = "refinement.json"
 _METADATA = b"x-instruction"
 _log = logging.getLogger("xinst")
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
@@ -108,14 +110,68 @@ class Store:
         return self._stage("documents", self.recipe.documents_hash(), Document)
 
     @property
-    def candidates(self) -> Stage:
-        """Instructions by batch."""
-        return self._stage("candidates", self.recipe.candidates_hash(), Candidate)
+    def candidates(self) -> tuple[Stage, ...]:
+        """Instructions by batch; a stage for each of a document's candidates."""
+        digest, number = self.recipe.candidates_hash(), self.recipe.generator.candidates
+        folders = [digest, *(f"{digest}-{n}" for n in range(1, number))]
+        return tuple(self._stage("candidates", folder, Candidate) for folder in folders)
 
     @property
     def scores(self) -> Stage:
         """Judgements by batch."""
         return self._stage("scores", self.recipe.scores_hash(), Score)
+
+    @property
+    def refinement(self) -> dict[str, Any]:
+        """What `xinst refine` found; empty where it never ran with this recipe.
+
+        Raises:
+          RecipeError: The generator's checkpoint is not there.
+        """
+        path = FileSystems.join(self.root, REFINEMENT)
+        if not FileSystems.exists(path):
+            return {}
+        content = read_json(path)
+        same = content.get("recipe") == self.recipe.refinement_hash()
+        return content if same else {}
+
+    def passes(self, *, finished: bool = False) -> tuple["Store", ...]:
+        """The store as each pass over the documents sees it.
+
+        The first pass has the recipe's own models. Each round of refinement adds one,
+        which takes the documents that have no kept pair yet.
+
+        Args:
+          finished: Whether refinement must have come to its end.
+
+        Raises:
+          StoreError: It has not.
+        """
+        wanted = self.recipe.refine.rounds
+        if not wanted:
+            return (self,)
+        content = self.refinement
+        if finished and not content.get("finished"):
+            done = len(content.get("rounds", ()))
+            raise StoreError(
+                f"The recipe asks for {wanted} round(s) of refinement, and the store "
+                f"{self.root} has {done}. Run `xinst refine RECIPE --store "
+                f"{self.root}` first, or set refine.rounds to 0."
+            )
+        pairs = content.get("passes") or [[0, 1]]
+        return tuple(
+            Store(self.root, self.recipe.at_round(generator, evaluator))
+            for generator, evaluator in pairs
+        )
+
+    @property
+    def examples(self) -> str:
+        """The folder of what choosing did."""
+        digests = [each.recipe.examples_hash() for each in self.passes()]
+        name = digests[0]
+        if len(digests) > 1:
+            name = hashlib.blake2b("".join(digests).encode(), digest_size=8).hexdigest()
+        return FileSystems.join(self.root, "examples", name)
 
     def _stage(self, name: str, digest: str, record: type[Any]) -> Stage:
         return Stage(FileSystems.join(self.root, name, digest), record)

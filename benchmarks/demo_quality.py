@@ -7,6 +7,7 @@ English and usable; does a text make its own instruction likelier than another t
 the same language does; does the evaluator prefer true pairs to shuffled ones.
 """
 
+import dataclasses
 import json
 import random
 import sys
@@ -15,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from beam_pipelines import recipe as recipes
-from beam_pipelines.generate import reject_reason
+from beam_pipelines.instructions import reject_reason
 from beam_pipelines.schema import LANGUAGES
-from xinst_jax import Engine, SamplingConfig, prompts, ratings, seed
+from beam_pipelines.training import EVALUATION
+from xinst_jax import Engine, SamplingConfig, judge, prompts, seed
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,7 +58,11 @@ def main() -> None:
     _, held_out = seed.split(seed.read(training.data), training.held_out)
     others = shuffled(held_out)
     generator = Engine.load(recipe.generator.checkpoint)
-    evaluator = Engine.load(recipe.evaluator.checkpoint)
+    evaluator = judge.Judge.load(
+        recipe.evaluator.checkpoint,
+        recipe.evaluator.evidence,
+        recipe.evaluator.max_text_chars,
+    )
 
     pages = unseen_pages()
     written = generator.generate(
@@ -64,7 +70,8 @@ def main() -> None:
         SamplingConfig(max_new_tokens=recipe.generator.max_new_tokens),
     )
     usable = [
-        g.stopped and not reject_reason(g.text.strip(), page.response)
+        g.stopped
+        and not reject_reason(g.text.strip(), page.response, recipe.instructions)
         for g, page in zip(written, pages, strict=True)
     ]
     distinct = len({g.text for g in written}) / len(written)
@@ -86,28 +93,20 @@ def main() -> None:
     )
 
     def p_best(texts: list[seed.Pair]) -> np.ndarray:
-        logprobs = evaluator.score(
-            [
-                prompts.rate(
-                    pair.instruction,
-                    text.response[: recipe.evaluator.max_text_chars],
-                    LANGUAGES[pair.language].name,
-                )
-                for pair, text in zip(held_out, texts, strict=True)
-            ],
-            prompts.RATINGS,
-        )
-        weights = np.exp(logprobs)
-        return weights[:, 0] / weights.sum(axis=1)
+        made = [
+            dataclasses.replace(text, instruction=pair.instruction)
+            for pair, text in zip(held_out, texts, strict=True)
+        ]
+        return evaluator.rate(evaluator.measure(made))[:, 0]
 
-    area = ratings.auc(p_best(held_out), p_best(others))
+    area = judge.auc(p_best(held_out), p_best(others))
     print(f"  evaluator, true against shuffled pairs: AUC {area:.3f} (chance 0.5)")
-    figures = json.loads(
-        (Path(recipe.evaluator.checkpoint) / "evaluation.json").read_text()
-    )
+    figures = json.loads((Path(recipe.evaluator.checkpoint) / EVALUATION).read_text())
     print(f"  evaluator, good against spoilt pairs: AUC {figures['auc']:.3f}")
     for name, recall in figures["recall"].items():
-        print(f"    recall of {name}: {recall:.1%}")
+        ranked = figures["auc_by_corruption"].get(name)
+        told = "" if ranked is None else f", AUC {ranked:.3f}"
+        print(f"    recall of {name}: {recall:.1%}{told}")
 
 
 if __name__ == "__main__":

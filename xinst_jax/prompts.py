@@ -1,8 +1,8 @@
 r"""The templates that models are trained and asked with. Trailing spaces count.
 
 `generate`, `answer` and `assistant` are the X-Instruction paper's, to the letter (Li et
-al., ACL Findings 2024, as in its released code); `rate` is ours. What follows a prompt
-begins with one space, which is part of the target.
+al., ACL Findings 2024, as in its released code); `rate` and `topic` are ours. What
+follows a prompt begins with one space, which is part of the target.
 """
 
 GENERATE = (
@@ -25,6 +25,7 @@ RATE = (
     "response: best, flawed or worst.\n\n### Instruction:\n{instruction}\n\n"
     "### Response:\n{response}\n\n### Rating:"
 )
+TOPIC = "Below is a text. Name its topic.\n\n### Text:\n{text}\n\n### Topic:"
 RATINGS = (" best", " flawed", " worst")
 LANGUAGE_NAMES = {
     "fi": "Finnish",
@@ -71,3 +72,23 @@ def rate(instruction: str, response: str, language: str) -> str:
     """
     head, tail = RATE.replace("{language}", language).split("{instruction}")
     return head + instruction + tail.replace("{response}", response)
+
+
+def topic(text: str) -> str:
+    """Asks what a text is about."""
+    return TOPIC.replace("{text}", text)
+
+
+def excerpt(text: str, max_chars: int) -> str:
+    """A text as a model is shown it: all, or its beginning and its end.
+
+    The end tells whether a text is whole.
+
+    Args:
+      text: Of any length.
+      max_chars: Two thirds of these are for the beginning.
+    """
+    if len(text) <= max_chars:
+        return text
+    tail = max_chars // 3
+    return f"{text[: max_chars - tail]} … {text[len(text) - tail :]}"

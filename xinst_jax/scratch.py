@@ -19,6 +19,7 @@ def new_checkpoint(
     path: str | os.PathLike[str],
     texts: Iterable[str],
     *,
+    forms: Sequence[str] = (),
     vocabulary: int,
     width: int,
     layers: int,
@@ -38,6 +39,7 @@ def new_checkpoint(
     Args:
       path: Becomes the checkpoint.
       texts: What the tokenizer and the embedding learn from.
+      forms: Templates around them, whose words the tokenizer should have whole.
       vocabulary: At most this many ids, 259 at least: bytes and special tokens.
       width: Of the residual stream, a multiple of `heads`.
       layers: Number of decoder layers.
@@ -58,7 +60,7 @@ def new_checkpoint(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        texts,
+        [*texts, *[*forms] * (1 + len(texts) // 10)],
         trainers.BpeTrainer(
             vocab_size=vocabulary,
             special_tokens=list(_SPECIALS),

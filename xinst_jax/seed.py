@@ -129,3 +129,21 @@ def reversed_pairs(pairs: Iterable[Pair], max_text_chars: int) -> list[tuple[str
         (prompts.generate(pair.response[:max_text_chars]), f" {pair.instruction}")
         for pair in pairs
     ]
+
+
+def topic_pairs(pairs: Sequence[Pair], max_text_chars: int) -> list[tuple[str, str]]:
+    """Prompt and target that teach a model from scratch what texts are about.
+
+    Of every other pair with a topic the response, or at times the instruction. One
+    word of an answer says more of a text than the many of an instruction.
+
+    Args:
+      pairs: The seed.
+      max_text_chars: Of a text, so much is shown.
+    """
+    made = []
+    for number, pair in enumerate(pairs[::2]):
+        if pair.topic:
+            text = pair.response if number % 4 else pair.instruction
+            made.append((prompts.topic(text[:max_text_chars]), f" {pair.topic}"))
+    return made

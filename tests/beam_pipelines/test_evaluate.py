@@ -34,29 +34,24 @@ def candidate():
     )
 
 
-def test_probabilities_are_normalised_over_the_three_labels(candidate):
-    # Three of the vocabulary's probabilities: they do not sum to 1 themselves.
-    logprobs = [math.log(0.02), math.log(0.01), math.log(0.01)]
-    score = evaluate.score_of(candidate, logprobs, "e")
+def test_the_score_counts_flawed_pairs_half(candidate):
+    score = evaluate.score_of(candidate, (0.5, 0.25, 0.25), {"language": 0.123456}, "e")
     assert (score.p_best, score.p_flawed, score.p_worst) == (0.5, 0.25, 0.25)
     assert score.score == 0.625
+    assert score.evidence == {"language": 0.1235}
     assert score.rejected == ""
 
 
-def test_tiny_probabilities_do_not_underflow(candidate):
-    score = evaluate.score_of(candidate, [-2000.0, -2001.0, -2002.0], "e")
-    assert score.p_best == pytest.approx(1 / (1 + math.e**-1 + math.e**-2), abs=1e-6)
-
-
 def test_what_cannot_be_rated_is_rejected_and_not_kept(candidate):
-    score = evaluate.score_of(candidate, [math.nan] * 3, "e")
+    score = evaluate.score_of(candidate, [math.nan] * 3, {"a": 1.0}, "e")
     settings = Evaluator(checkpoint="", keep_above=0.0)
     assert score.rejected
+    assert score.evidence == {}
     assert evaluate.drop_reason(score, settings) == "failed"
 
 
 def test_the_threshold_itself_is_kept(candidate):
-    score = evaluate.score_of(candidate, [math.log(2), 0.0, 0.0], "e")
+    score = evaluate.score_of(candidate, (0.5, 0.25, 0.25), {}, "e")
     for keep_above, reason in ((0.5, None), (0.500001, "below_threshold")):
         settings = Evaluator(checkpoint="", keep_above=keep_above)
         assert evaluate.drop_reason(score, settings) == reason

@@ -35,7 +35,9 @@ def recipe(crawl: Path, tmp_path: Path) -> recipes.Recipe:
         source=recipes.Source(warc=("*.warc.gz",), base=str(crawl)),
         generator=recipes.Generator(checkpoint=str(tmp_path / "generator")),
         evaluator=recipes.Evaluator(
-            checkpoint=str(tmp_path / "evaluator"), keep_above=0.2
+            checkpoint=str(tmp_path / "evaluator"),
+            evidence=("forward", "backward"),
+            keep_above=0.2,
         ),
         diversify=recipes.Diversify(validation=0.1, test=0.1),
     )
@@ -185,6 +187,22 @@ def test_a_new_threshold_costs_no_generation(recipe, tmp_path, fake_engine):
     assert set(few) < set(many)
     assert all(example["score"] > 0.6 for example in few.values())
     assert calls(fake_engine) == made
+
+
+def test_a_new_rule_on_instructions_costs_no_generation(recipe, tmp_path, fake_engine):
+    root = tmp_path / "store"
+    many = run(recipe, root)
+    made = calls(fake_engine)
+    longest = max(len(example["instruction"]) for example in many.values())
+    strict = recipes.Instructions(max_chars=longest - 1)
+    few = run(dataclasses.replace(recipe, instructions=strict), root)
+    assert set(few) < set(many)
+    assert all(len(example["instruction"]) < longest for example in few.values())
+    assert run(recipe, root) == many
+    assert calls(fake_engine) == made
+    # Nothing is lost for a rule: all of them are stored.
+    stored = run(dataclasses.replace(recipe, instructions=strict), root, "candidates")
+    assert not any(candidate["rejected"] for candidate in stored.values())
 
 
 def test_a_quota_is_kept_and_what_it_cost_is_counted(recipe, tmp_path, fake_engine):

@@ -15,9 +15,11 @@ from beam_pipelines.recipe import (
     Documents,
     Evaluator,
     Generator,
+    Instructions,
     Quality,
     Recipe,
     RecipeError,
+    Refine,
     Source,
     Thresholds,
     Training,
@@ -65,6 +67,7 @@ temperature = 0.5
 top_k = 11
 top_p = 0.9
 no_repeat_ngram = 6
+candidates = 3
 [generator.train]
 data = ["x.jsonl"]
 base = "b"
@@ -80,18 +83,32 @@ vocabulary = 300
 width = 64
 layers = 2
 heads = 2
+[instructions]
+rules = ["not_english", "ill_posed"]
+min_chars = 20
+max_chars = 300
+max_copied = 0.25
+max_leaked = 0.75
 [evaluator]
 checkpoint = "e"
 dtype = "bfloat16"
 quantize = "fp8"
 max_prompt_tokens = 1024
 max_text_chars = 600
+evidence = ["language", "backward"]
 keep_above = 0.75
 [evaluator.train]
 data = ["y.jsonl"]
+[refine]
+rounds = 2
+min_gain = 0.02
+kept_per_language = 40
+steps = 9
 [diversify]
 examples_per_language = 12
 clusters = 4
+max_per_domain = 3
+max_verb_share = 0.5
 validation = 0.2
 test = 0.3
 """
@@ -336,6 +353,28 @@ UNBOUNDED = {
 }
 BOUNDS = [
     (
+        Generator,
+        {"temperature": 0.0, "candidates": 2},
+        "temperature > 0 with candidates > 1",
+        {"temperature": 0.1, "candidates": 2},
+    ),
+    (Generator, {"candidates": 0}, "1 <= candidates <= 16", {"candidates": 1}),
+    (Refine, {"rounds": 10}, "0 <= rounds <= 9", {"rounds": 9}),
+    (Refine, {"min_gain": -0.1}, "0 <= min_gain <= 1", {"min_gain": 0.0}),
+    (
+        Refine,
+        {"kept_per_language": 0},
+        "kept_per_language >= 1",
+        {"kept_per_language": 1},
+    ),
+    (Refine, {"steps": 0}, "steps >= 1", {"steps": 1}),
+    (
+        Evaluator,
+        {"evidence": ("feeling",)},
+        "evidence of forward, backward, similarity, language",
+        {"evidence": ()},
+    ),
+    (
         Source,
         {"warc": (), "wet": (), "crawl": ""},
         "either paths in warc or wet, or a crawl",
@@ -444,6 +483,27 @@ BOUNDS = [
     (Diversify, {"clusters": -1}, "clusters >= 0", {"clusters": 0}),
     *[
         (
+            Instructions,
+            {"min_chars": low, "max_chars": high},
+            "0 < min_chars <= max_chars",
+            {"min_chars": 1, "max_chars": 1},
+        )
+        for low, high in ((0, 1), (2, 1))
+    ],
+    *[
+        (Instructions, {name: value}, f"0 <= {name} <= 1", {name: bound})
+        for name in ("max_copied", "max_leaked")
+        for value, bound in ((-0.1, 0.0), (1.1, 1.0))
+    ],
+    (Diversify, {"max_per_domain": 0}, "max_per_domain >= 1", {"max_per_domain": 1}),
+    (
+        Diversify,
+        {"max_verb_share": 0.0},
+        "0 < max_verb_share <= 1",
+        {"max_verb_share": 1.0},
+    ),
+    *[
+        (
             Diversify,
             broken,
             "validation >= 0, test >= 0 and validation + test < 1",
@@ -523,7 +583,8 @@ def checkpoint(folder, weights: bytes = b"w") -> str:
 @pytest.fixture
 def whole(tmp_path) -> Recipe:
     return small(
-        generator=Generator(checkpoint=checkpoint(tmp_path / "g")),
+        # With a temperature, so that there may be several candidates.
+        generator=Generator(checkpoint=checkpoint(tmp_path / "g"), temperature=0.7),
         evaluator=Evaluator(checkpoint=checkpoint(tmp_path / "e", b"e")),
     )
 
@@ -564,15 +625,28 @@ FIELDS = {
     "generator.top_k": (1, CANDIDATES),
     "generator.top_p": (0.9, CANDIDATES),
     "generator.no_repeat_ngram": (6, CANDIDATES),
+    "generator.candidates": (2, EXAMPLES),
     "generator.train": (Training(steps=3, data=("x",), base="b"), NOTHING),
+    "instructions.rules": (("ill_posed",), EXAMPLES),
+    "instructions.min_chars": (11, EXAMPLES),
+    "instructions.max_chars": (499, EXAMPLES),
+    "instructions.max_copied": (0.4, EXAMPLES),
+    "instructions.max_leaked": (0.4, EXAMPLES),
     "evaluator.dtype": ("bfloat16", SCORES),
     "evaluator.quantize": ("fp8", SCORES),
     "evaluator.max_prompt_tokens": (1024, SCORES),
     "evaluator.max_text_chars": (2047, SCORES),
+    "evaluator.evidence": (("similarity",), SCORES),
     "evaluator.keep_above": (0.6, EXAMPLES),
     "evaluator.train": (Training(width=64, layers=2), NOTHING),
+    "refine.rounds": (1, NOTHING),
+    "refine.min_gain": (0.02, NOTHING),
+    "refine.kept_per_language": (40, NOTHING),
+    "refine.steps": (9, NOTHING),
     "diversify.examples_per_language": (31999, EXAMPLES),
     "diversify.clusters": (8, EXAMPLES),
+    "diversify.max_per_domain": (49, EXAMPLES),
+    "diversify.max_verb_share": (0.26, EXAMPLES),
     "diversify.validation": (0.02, EXAMPLES),
     "diversify.test": (0.02, EXAMPLES),
 }  # fmt: skip
@@ -659,7 +733,8 @@ def test_a_checkpoint_counts_by_what_decides_its_output(model, file, expected, w
 
 
 def test_a_checkpoint_counts_the_same_wherever_it_lies(whole, tmp_path):
-    moved = Generator(checkpoint=checkpoint(tmp_path / "far" / "away"))
+    far = checkpoint(tmp_path / "far" / "away")
+    moved = dataclasses.replace(whole.generator, checkpoint=far)
     assert changed(whole, dataclasses.replace(whole, generator=moved)) == NOTHING
 
 
@@ -670,6 +745,18 @@ def test_a_checkpoint_that_is_missing_is_named_with_what_to_do(tmp_path):
         small().candidates_hash()
     # Documents need no model.
     assert small().documents_hash()
+
+
+def test_an_unknown_rule_is_refused_with_the_known_ones(load):
+    with pytest.raises(RecipeError) as caught:
+        load(SMALLEST + '[instructions]\nrules = ["too_dull"]\n')
+    assert "'too_dull' is none of ours" in str(caught.value)
+    assert all(rule in str(caught.value) for rule in recipes.INSTRUCTION_RULES)
+
+
+def test_the_order_in_which_rules_are_listed_changes_nothing():
+    one = Instructions(rules=("ill_posed", "not_english", "ill_posed"))
+    assert one == Instructions(rules=("not_english", "ill_posed"))
 
 
 def test_the_order_and_number_of_times_languages_are_listed_change_nothing(whole):

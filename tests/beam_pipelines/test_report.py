@@ -1,5 +1,7 @@
 import dataclasses
 import html.parser
+import itertools
+import math
 import os
 import re
 
@@ -8,7 +10,14 @@ import pytest
 from beam_pipelines import charts, ingest, report
 from beam_pipelines import store as stores
 from beam_pipelines.funnel import beginning
-from beam_pipelines.recipe import Evaluator, Generator, Quality, Recipe, Source
+from beam_pipelines.recipe import (
+    Evaluator,
+    Generator,
+    Instructions,
+    Quality,
+    Recipe,
+    Source,
+)
 from beam_pipelines.schema import LANGUAGES, Candidate, Document, Score, to_row
 from beam_pipelines.warc import ByteRange
 
@@ -90,6 +99,7 @@ def score(pair, p_best, rejected=""):
         p_flawed=1 - p_best,
         p_worst=0.0,
         score=(1 + p_best) / 2,
+        evidence={},
         evaluator="e",
         rejected=rejected,
     )
@@ -134,11 +144,11 @@ def full(store):
     )
     unique = texts[1:9]
     pairs = [candidate(text) for text in unique[:5]]
-    bad = candidate(unique[5], "Summarize this text.", "ill_posed")
+    bad = candidate(unique[5], "Summarize this text.")
     failed = [candidate(unique[6], "", f"failed: {why}") for why in ("one", "two")]
     other = candidate(document(99), "Of a document that is not there any more.")
-    put(store.candidates, "a", [*pairs, bad, failed[0]], {"rows": 7})
-    put(store.candidates, "b", [pairs[0], bad, failed[1], other], {"rows": 4})
+    put(store.candidates[0], "a", [*pairs, bad, failed[0]], {"rows": 7})
+    put(store.candidates[0], "b", [pairs[0], bad, failed[1], other], {"rows": 4})
     judged = [score(pair, p) for pair, p in zip(pairs, (1, 0.5, 0.49, 0), strict=False)]
     judged.append(score(pairs[4], 0.0, "failed: the evaluator could not take it"))
     stray = score(candidate(unique[0], "Another generator's words for it."), 0.9)
@@ -182,7 +192,7 @@ def test_candidates_of_texts_that_a_later_run_replaced_are_told_apart(store):
     put(store.documents, "a", texts, facts())
     counts = f"{store.documents.folder}/duplicates.json"
     stores.write_json(counts, [["same_text", "fi", 1]])
-    put(store.candidates, "a", map(candidate, texts), {"rows": 3})
+    put(store.candidates[0], "a", map(candidate, texts), {"rows": 3})
     funnel = report.read_funnel(store.root)
     assert funnel.step("candidates").surplus == 1
     assert "  of texts that a later run replaced: 1" in report.as_text(funnel)
@@ -206,7 +216,7 @@ def test_without_its_checkpoints_the_newest_folders_are_read_and_named(full, tmp
     put(older, "a", [candidate(document(1), "Old words.")], {"rows": 1})
     os.utime(f"{older.folder}/a.parquet", (1, 1))
     before = report.read_funnel(full.root)
-    folder = os.path.basename(full.candidates.folder)
+    folder = os.path.basename(full.candidates[0].folder)
     assert before.notes[1] == f"Read: candidates/{folder}, the recipe's."
     for model in ("generator", "evaluator"):
         (tmp_path / model / "config.json").unlink()
@@ -258,7 +268,7 @@ def test_more_damage_than_is_kept_is_still_counted(store):
 class _Parser(html.parser.HTMLParser):
     """Tags with their attributes, text, and whether every tag is closed in order."""
 
-    VOID = ("meta", "br")
+    VOID = ("meta", "br", "input")
 
     def __init__(self, text):
         super().__init__()
@@ -284,7 +294,10 @@ HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x1b[2J
 
 def test_hostile_text_stays_text(tmp_path):
     plain = HOSTILE.replace("\ud800", "").replace("\x1b", "")
-    store = stores.Store(str(tmp_path / "store"), recipe_in(tmp_path, name=plain))
+    lenient = dataclasses.replace(
+        recipe_in(tmp_path, name=plain), instructions=Instructions(rules=())
+    )
+    store = stores.Store(str(tmp_path / "store"), lenient)
     store.open()
     urls = [
         "javascript:alert(3)",
@@ -305,7 +318,7 @@ def test_hostile_text_stays_text(tmp_path):
             samples=[{**sample, "reason": url[:9], "url": url} for url in urls],
         ),
     )
-    put(store.candidates, "a", [candidate(text, plain)], {"rows": 1})
+    put(store.candidates[0], "a", [candidate(text, plain)], {"rows": 1})
     out = tmp_path / "report.html"
     report.write(store.root, str(out))
     parsed = _Parser(out.read_text(encoding="utf-8"))
@@ -322,6 +335,179 @@ def test_hostile_text_stays_text(tmp_path):
     assert "\x1b" not in parsed.text
     shown = report.as_text(report.read_funnel(store.root))
     assert shown.replace("\n", "").isprintable()
+
+
+def put_small_files(store, refinement, topic_map, diversity):
+    folder = f"{store.root}/examples/{store.recipe.examples_hash()}"
+    stores.write_json(f"{store.root}/refinement.json", refinement)
+    stores.write_json(f"{folder}/not_chosen.json", [])
+    stores.write_json(f"{folder}/map.json", topic_map)
+    stores.write_json(f"{folder}/diversity.json", diversity)
+
+
+def test_hostile_text_in_the_small_files_stays_text(full):
+    evil = HOSTILE.replace("\ud800", "")
+    point = dict.fromkeys(("language", "cluster", "chosen", "instruction"), evil)
+    each = {"round": evil, "documents": evil, "acceptance_by_language": {evil: 1}}
+    each |= {"evaluator": {"recall": {evil: 0.5}, "reliability": evil}}
+    put_small_files(
+        full,
+        {"rounds": [each, each], "stopped": evil},
+        {"points": [{"x": 0.5, "y": 0.5, **point}, evil]},
+        {evil: {"asked": evil, "shortfall": evil, "before": evil}, "fi": evil},
+    )
+    parsed = _Parser(report.page(report.read_funnel(full.root)))
+    assert {tag for tag, _ in parsed.tags}.isdisjoint({"script", "img", "link", "base"})
+    for tag, attributes in parsed.tags:
+        assert not [name for name in attributes if name.startswith("on")], tag
+    # The recall's name, why it stopped, the instruction, language and shortfall.
+    assert parsed.text.count("<script>alert(1)</script>") == 5
+
+
+@pytest.mark.parametrize("nothing", [None, {}, [], "x", 3])
+def test_small_files_that_say_nothing_change_nothing(full, nothing):
+    put_small_files(full, nothing, nothing, nothing)
+    funnel = report.read_funnel(full.root)
+    assert funnel.refinement == nothing
+    without = dataclasses.replace(
+        funnel, refinement=None, topic_map=None, diversity=None
+    )
+    assert report.page(funnel) == report.page(without)
+
+
+def test_rounds_and_map_are_read_where_they_lie(full, tmp_path):
+    titles = ("Rounds of refinement", "The map of topics", "What choosing did")
+    text = _Parser(report.page(report.read_funnel(full.root))).text
+    assert not any(title in text for title in titles)
+    put_small_files(
+        full,
+        {"rounds": [{"round": 1, "acceptance": 0.593}]},
+        {"points": [{"x": 0.5, "y": 0.5, "instruction": "Tell a story."}]},
+        {"ur": {"asked": 200, "available": 2, "chosen": 2}},
+    )
+    text = _Parser(report.page(report.read_funnel(full.root))).text
+    assert all(title in text for title in titles)
+    assert "59.3%" in text and "Tell a story." in text
+    # They are also found when the recipe's hashes cannot be told.
+    (tmp_path / "evaluator" / "config.json").unlink()
+    assert titles[1] in _Parser(report.page(report.read_funnel(full.root))).text
+
+
+def test_the_rules_are_those_of_the_recipe_as_it_is_now(full):
+    step = report.read_funnel(full.root).step("candidates")
+    assert step.reasons == {"failed": 1, "ill_posed": 1}
+    english = Instructions(rules=("not_english",))
+    changed = dataclasses.replace(full.recipe, instructions=english)
+    stores.Store(full.root, changed).open()
+    step = report.read_funnel(full.root).step("candidates")
+    assert step.reasons == {"failed": 1}
+    # The rule compares with the text of the very document.
+    copied = Instructions(rules=("copies_response", "leaks_answer"), max_leaked=0)
+    changed = dataclasses.replace(full.recipe, instructions=copied)
+    stores.Store(full.root, changed).open()
+    text = document(9)
+    put(store := full.candidates[0], "c", [candidate(text, text.text)], {"rows": 1})
+    assert store.folder == stores.Store(full.root, changed).candidates[0].folder
+    step = report.read_funnel(full.root).step("candidates")
+    assert step.reasons == {"copies_response": 1, "failed": 1}
+
+
+def test_verbs_are_those_of_what_is_left(store):
+    texts = [document(n) for n in range(4)]
+    put(store.documents, "a", texts, facts())
+    asked = ("Write a letter.", "Write a poem.", "List three birds.", "Boil an egg.")
+    pairs = [candidate(*pair) for pair in zip(texts, asked, strict=True)]
+    rejected = dataclasses.replace(pairs[3], rejected="unfinished")
+    put(store.candidates[0], "a", [*pairs[:3], rejected], {"rows": 4})
+    roots = [("write", "letter"), ("write", "poem"), ("list", "bird")]
+    assert report.read_funnel(store.root).verbs == dict.fromkeys(roots, 1)
+    judged = [
+        score(pair, p) for pair, p in zip(pairs[:3], (0.9, 0.1, 0.8), strict=True)
+    ]
+    put(store.scores, "a", judged, {"rows": 3})
+    funnel = report.read_funnel(store.root)
+    assert funnel.verbs == {("write", "letter"): 1, ("list", "bird"): 1}
+    assert "What the instructions ask for" in _Parser(report.page(funnel)).text
+
+
+# What eyes see that lack one kind of cone, in linear RGB (Machado et al., 2009).
+SIGHT = {
+    "all": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "protan": (
+        (0.152286, 1.052583, -0.204868),
+        (0.114503, 0.786281, 0.099216),
+        (-0.003882, -0.048116, 1.051998),
+    ),
+    "deutan": (
+        (0.367322, 0.860646, -0.227968),
+        (0.280085, 0.672501, 0.047413),
+        (-0.011820, 0.042940, 0.968881),
+    ),
+    "tritan": (
+        (1.255528, -0.076749, -0.178779),
+        (-0.078411, 0.930809, 0.147602),
+        (0.004733, 0.691367, 0.303900),
+    ),
+}
+
+
+def linear(colour):
+    parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    return [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+
+
+def turned(rows, vector):
+    return [sum(a * b for a, b in zip(row, vector, strict=True)) for row in rows]
+
+
+def oklab(rgb):
+    cones = turned(
+        (
+            (0.4122214708, 0.5363325363, 0.0514459929),
+            (0.2119034982, 0.6806995451, 0.1073969566),
+            (0.0883024619, 0.2817188376, 0.6299787005),
+        ),
+        [min(max(part, 0), 1) for part in rgb],
+    )
+    return turned(
+        (
+            (0.2104542553, 0.7936177850, -0.0040720468),
+            (1.9779984951, -2.4285922050, 0.4505937099),
+            (0.0259040371, 0.7827717662, -0.8086757660),
+        ),
+        [part ** (1 / 3) for part in cones],
+    )
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+@pytest.mark.parametrize(("at", "paper"), [(0, "#ffffff"), (1, "#1c2022")])
+def test_languages_can_be_told_apart_by_all_eyes(sight, at, paper):
+    assert charts.COLOURS.keys() == LANGUAGES.keys()
+    colours = [pair[at] for pair in charts.COLOURS.values()]
+    seen = [oklab(turned(SIGHT[sight], linear(c))) for c in (*colours, paper)]
+    for one, two in itertools.combinations(seen, 2):
+        # .02 is the least difference that is noticed.
+        assert math.dist(one, two) > 0.075
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (0, 0.0),
+        (0.5, 0.5),
+        (-3, -3.0),
+        (True, None),
+        (None, None),
+        ("1", None),
+        ([1], None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (10**400, None),
+    ],
+)
+def test_only_numbers_are_numbers(value, number):
+    assert charts.number(value) == number
+    assert (charts.figure(value, ".1f") == "–") == (number is None)
 
 
 def test_the_page_needs_nothing_but_itself(full):

@@ -63,6 +63,7 @@ SCORE = Score(
     p_flawed=0.3,
     p_worst=0.2,
     score=0.65,
+    evidence={"similarity": 0.5},
     evaluator="beef",
     rejected="no_label",
 )

@@ -45,3 +45,20 @@ def test_a_size_that_cannot_be_is_named(tmp_path: Path, change: dict) -> None:
     ((name, value),) = change.items()
     with pytest.raises(ValueError, match=f"{name}={value}"):
         new_checkpoint(tmp_path / "no", ["text"], **(SMALL | change))
+
+
+def test_words_of_the_forms_are_whole_and_the_embedding_is_of_the_texts(
+    tmp_path: Path,
+) -> None:
+    form = "### Zanzibar:\n{text}"
+    sizes = SMALL | {"vocabulary": 400}
+    for name, forms in (("plain", ()), ("formed", (form,)), ("listed", [form])):
+        new_checkpoint(tmp_path / name, TEXTS * 8, forms=forms, **sizes)
+    plain, formed = (
+        Engine.load(tmp_path / name).tokenizer for name in ("plain", "formed")
+    )
+    assert len(formed.encode(" Zanzibar").tokens) == 2
+    assert len(plain.encode(" Zanzibar").tokens) > 4
+    for word in (" apple", " number"):
+        assert len(formed.encode(word).tokens) == len(plain.encode(word).tokens) == 2
+    assert contents(tmp_path / "formed") == contents(tmp_path / "listed")

@@ -1,8 +1,9 @@
+import dataclasses
 import json
 
 import pytest
 
-from xinst_jax import prompts, ratings, seed
+from xinst_jax import prompts, seed
 
 PAIRS = [
     seed.Pair(
@@ -64,36 +65,20 @@ def test_the_generator_s_pairs_show_a_limited_text():
     assert target == f" {PAIRS[0].instruction}"
 
 
-def test_ratings_come_in_equal_thirds_each_with_its_corruption():
-    rows = ratings.rating_rows(PAIRS, 3, 0)
-    assert rows == ratings.rating_rows(PAIRS, 3, 0)
-    labels = [row.label for row in rows]
-    assert {label: labels.count(label) for label in prompts.RATINGS} == dict.fromkeys(
-        prompts.RATINGS, 3 * len(PAIRS)
-    )
-    assert {row.corruption for row in rows} == {
-        "none", "truncated", "half_of_another", "generic",
-        "random_instruction", "foreign_instruction", "ill_posed",
-    }  # fmt: skip
-
-
-def test_a_corruption_is_what_its_name_says():
-    by_response = {p.response: p for p in PAIRS}
-    good = {(p.instruction, p.response) for p in PAIRS}
-    topics = {p.instruction: p.topic for p in PAIRS}
-    for row in ratings.rating_rows(PAIRS, 5, 1):
-        assert ((row.instruction, row.response) in good) == (row.corruption == "none")
-        if row.corruption.endswith("_instruction"):
-            assert topics[row.instruction] != by_response[row.response].topic
-        if row.corruption == "truncated":
-            assert any(r.startswith(row.response) for r in by_response)
-
-
-def test_auc_counts_pairs_and_halves_ties():
-    import numpy as np
-
-    assert ratings.auc(np.array([2.0, 3.0]), np.array([1.0])) == 1
-    assert ratings.auc(np.array([1.0]), np.array([1.0, 2.0])) == 0.25
+def test_topics_are_taught_by_every_other_pair_that_has_one():
+    taught = seed.topic_pairs(PAIRS, 20)
+    assert len(taught) == len(PAIRS) / 2
+    shown = {
+        (prompts.topic(text[:20]), f" {pair.topic}")
+        for pair in PAIRS
+        for text in (pair.instruction, pair.response)
+    }
+    assert set(taught) <= shown
+    # Both what was asked and what was answered are seen.
+    starts = {prompt.split("### Text:\n")[1][:4] for prompt, _ in taught}
+    assert starts == {"How ", "Neno"}
+    without = [dataclasses.replace(pair, topic="") for pair in PAIRS]
+    assert seed.topic_pairs(without, 20) == []
 
 
 def test_prompts_are_the_paper_s_to_the_letter_and_safe_with_braces():
@@ -106,3 +91,20 @@ def test_prompts_are_the_paper_s_to_the_letter_and_safe_with_braces():
     rated = prompts.rate("{response}", "{instruction}", "Thai")
     assert "### Instruction:\n{response}\n\n### Response:\n{instruction}\n\n" in rated
     assert prompts.generate("a {text}").count("a {text}") == 1
+    assert prompts.topic("a {text}").count("a {text}") == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 10, 29, 30, 31, 90, 1000])
+def test_an_excerpt_keeps_beginning_and_end(size):
+    text = "".join(chr(0x4E00 + n) for n in range(size))
+    for limit in (1, 2, 3, 4, 10, 30, 89):
+        shown = prompts.excerpt(text, limit)
+        if size <= limit:
+            assert shown == text
+            continue
+        assert len(shown) <= limit + 3
+        first, last = shown.split(" … ")
+        assert text.startswith(first) and text.endswith(last)
+        assert len(first) + len(last) == limit
+        assert 2 * len(last) <= len(first)
+        assert limit < 3 or last
