@@ -352,8 +352,8 @@ def _passes(store: stores.Store, notes: list[str]) -> list[Pass]:
         how = "the newest, since the recipe's checkpoint is not there to tell"
         candidates = (_newest_stage(store, "candidates", Candidate),)
         found = [Pass(candidates, _newest_stage(store, "scores", Score))]
-    for each in found:
-        for stage in (*each.candidates, each.scores):
+    for one in found:
+        for stage in (*one.candidates, one.scores):
             if stores.part_names(stage):
                 notes.append(f"Read: {_named(stage)}, {how}.")
     return found

@@ -157,7 +157,8 @@ def held_out_loss(recipe: Recipe, checkpoint: str) -> float:
     targets = [text for (_, text), ok in zip(pairs, there, strict=True) if ok]
     encoded = engine.tokenizer.encode_batch(targets, add_special_tokens=False)
     num_tokens = sum(len(each.ids) for each in encoded)
-    return float(-np.asarray(found)[there].sum() / max(num_tokens, 1))
+    # Without any the division is by 0, and the answer NaN: nothing is known.
+    return float(-np.asarray(found)[there].sum() / np.float64(num_tokens))
 
 
 def _seed(

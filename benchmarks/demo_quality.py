@@ -10,7 +10,6 @@ the same language does; does the evaluator prefer true pairs to shuffled ones.
 import dataclasses
 import json
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -210,7 +210,9 @@ def xquad(texts: Path, code: str) -> list[seed.Pair]:
 
 
 def _articles(texts: Path, code: str) -> list[dict]:
-    with gzip.open(texts / "xquad" / f"xquad.{code}.json.gz", "rt", "utf-8") as file:
+    with gzip.open(
+        texts / "xquad" / f"xquad.{code}.json.gz", "rt", encoding="utf-8"
+    ) as file:
         return json.load(file)["data"]
 
 

@@ -157,7 +157,7 @@ class Judge:
       calibration: Without one the rating alone decides.
 
     Raises:
-      ValueError: The calibration was fitted on other evidence.
+      ValueError: The calibration was fitted on other evidence, or n-grams are missing.
     """
 
     def __init__(
@@ -177,6 +177,11 @@ class Judge:
                 f"The evaluator was calibrated on {', '.join(calibration.names)}; the "
                 f"recipe asks for {', '.join(self.names)}. Train it again, or change "
                 "evaluator.evidence."
+            )
+        if needs_relevance(evidence) and relevance is None:
+            raise ValueError(
+                f"evaluator.evidence is {', '.join(evidence)}; 'similarity' and "
+                "'language' need the n-grams that training leaves beside the evaluator."
             )
         self._max_text_chars = max_text_chars
         self._relevance = relevance
