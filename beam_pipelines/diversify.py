@@ -24,12 +24,11 @@ from apache_beam.pvalue import AsDict, AsSingleton, PCollection
 
 from beam_pipelines import store as stores
 from beam_pipelines import verbs
-from beam_pipelines.generate import EngineHandler, Speed, count_usage
+from beam_pipelines.generate import EngineHandler, OnDemand, Speed, count_usage
 from beam_pipelines.recipe import Diversify, Generator
 from beam_pipelines.schema import Example, Score
 
 if typing.TYPE_CHECKING:
-    from xinst_jax import Engine
     from xinst_jax.kmeans import Centres
 
 # Examples of a topic, and the least candidates for each topic, if the recipe does not
@@ -276,7 +275,7 @@ class _EmbeddingHandler(EngineHandler):
     def run_inference(
         self,
         batch: Sequence[Score],
-        model: "Engine",
+        model: OnDemand,
         inference_args: Mapping[str, Any] | None = None,
     ) -> Iterable[Item]:
         vectors = model.embed([score.candidate.instruction for score in batch])

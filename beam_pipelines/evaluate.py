@@ -9,7 +9,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import PCollection
 
-from beam_pipelines.generate import EngineHandler, Speed, count_usage
+from beam_pipelines.generate import EngineHandler, OnDemand, Speed, count_usage
 from beam_pipelines.recipe import Evaluator
 from beam_pipelines.schema import Candidate, Score
 
@@ -48,12 +48,12 @@ class _RatingHandler(EngineHandler):
         super().__init__(settings, speed)
         self._digest = digest
 
-    def load_model(self) -> "Judge":
+    def open_model(self) -> "Judge":
         from xinst_jax.judge import Judge
 
         settings = self._settings
         return Judge.beside(
-            super().load_model(),
+            super().open_model(),
             settings.checkpoint,
             settings.evidence,
             settings.max_text_chars,
@@ -62,7 +62,7 @@ class _RatingHandler(EngineHandler):
     def run_inference(
         self,
         batch: Sequence[Candidate],
-        model: "Judge",
+        model: OnDemand,
         inference_args: Mapping[str, Any] | None = None,
     ) -> Iterable[Score]:
         from xinst_jax.seed import Pair

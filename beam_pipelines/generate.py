@@ -1,8 +1,9 @@
 """Instructions for documents: the model behind RunInference."""
 
 import dataclasses
+import threading
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -15,7 +16,6 @@ from beam_pipelines.schema import Candidate, Document
 
 if typing.TYPE_CHECKING:
     from xinst_jax import Engine, SamplingConfig
-    from xinst_jax.judge import Judge
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,44 @@ class Speed:
 
     batch_size: int = 256
     model_parallel: int = 1
+
+
+class OnDemand:
+    """A model that is loaded when it is asked for the first time.
+
+    A pass whose results are all in the store then loads none: the accelerators need
+    not hold the models of every round of refinement at once.
+
+    Args:
+      open_model: Loads it.
+    """
+
+    def __init__(self, open_model: Callable[[], Any]) -> None:
+        self._open_model = open_model
+        self._model: Any = None
+        self._lock = threading.Lock()
+
+    def generate(self, *args: Any) -> Any:
+        """As `Engine.generate`."""
+        return self._get().generate(*args)
+
+    def embed(self, *args: Any) -> Any:
+        """As `Engine.embed`."""
+        return self._get().embed(*args)
+
+    def judge(self, *args: Any) -> Any:
+        """As `Judge.judge`."""
+        return self._get().judge(*args)
+
+    def take_usage(self) -> Any:
+        """As `Engine.take_usage`."""
+        return self._get().take_usage()
+
+    def _get(self) -> Any:
+        with self._lock:
+            if self._model is None:
+                self._model = self._open_model()
+            return self._model
 
 
 class EngineHandler(ModelHandler[Any, Any, Any]):
@@ -50,7 +88,11 @@ class EngineHandler(ModelHandler[Any, Any, Any]):
         self._settings = settings
         self._speed = speed
 
-    def load_model(self) -> Any:
+    def load_model(self) -> "OnDemand":
+        return OnDemand(self.open_model)
+
+    def open_model(self) -> Any:
+        """The model itself, in the process that owns the accelerators."""
         # Imported here: only the process that owns the accelerators may start JAX.
         import jax
 
@@ -78,7 +120,7 @@ class EngineHandler(ModelHandler[Any, Any, Any]):
         return 0
 
 
-def count_usage(engine: "Engine | Judge") -> None:
+def count_usage(engine: OnDemand) -> None:
     """Adds what the engine did since the last time to Beam's metrics.
 
     Counters, so that those of many workers add up: the share of useful tokens is
@@ -157,7 +199,7 @@ class _InstructionHandler(EngineHandler):
     def run_inference(
         self,
         batch: Sequence[Document],
-        model: "Engine",
+        model: OnDemand,
         inference_args: Mapping[str, Any] | None = None,
     ) -> Iterable[Candidate]:
         from xinst_jax import prompts
@@ -166,7 +208,7 @@ class _InstructionHandler(EngineHandler):
         generations = model.generate(
             [prompts.generate(document.text[:limit]) for document in batch],
             self._sampling(),
-            ids=[f"{document.id}{self._suffix}" for document in batch],
+            [f"{document.id}{self._suffix}" for document in batch],
         )
         count_usage(model)
         for document, generation in zip(batch, generations, strict=True):

@@ -71,7 +71,7 @@ SIB = {
     "vi": "vie_Latn", "bn": "ben_Beng", "hi": "hin_Deva", "sw": "swh_Latn",
     "ta": "tam_Taml", "ur": "urd_Arab",
 }  # fmt: skip
-TRUE = "true"
+TRUE, GENERATED = "true", "generated"
 # What a model must learn for.
 LEARNT = (
     "instruction nats",
@@ -89,12 +89,19 @@ class Candidate:
     Attributes:
       pair: What would be published.
       true: The same text, whole, with its own instruction.
-      kind: What was done to it; `TRUE` for nothing; "generated" if a model wrote it.
+      kind: What was done to it; `TRUE` for nothing; `GENERATED` if a model wrote it.
     """
 
     pair: seed.Pair
     true: seed.Pair
     kind: str
+
+
+def truth(candidate: Candidate) -> float:
+    """1 for a text's own instruction, 0 for a spoilt pair; NaN if nobody knows."""
+    if candidate.kind == GENERATED:
+        return float("nan")
+    return float(candidate.kind == TRUE)
 
 
 # Pairs and candidates.
@@ -185,7 +192,7 @@ def generated(texts: Sequence[seed.Pair], checkpoint: str) -> list[Candidate]:
         instruction = " ".join(each.text.split())
         if each.stopped and not reject_reason(instruction, pair.response, settings):
             changed = dataclasses.replace(pair, instruction=instruction)
-            made.append(Candidate(pair=changed, true=pair, kind="generated"))
+            made.append(Candidate(pair=changed, true=pair, kind=GENERATED))
     return made
 
 
@@ -372,7 +379,7 @@ def data_measures(
         own = [c.pair.instruction for c in arm if c.pair.language == code]
         hit += len(np.unique(among.nearest(engine.embed(own)))) if own else 0
     return {
-        "true share": float(np.mean([c.kind == TRUE for c in arm])),
+        "true share": float(np.mean([truth(candidate) for candidate in arm])),
         "distinct-2": found["distinct_2"],
         "clusters hit": hit / sum(len(among.points) for among in centres.values()),
         "topic entropy": float(-(shares * np.log(shares)).sum()),
@@ -478,7 +485,7 @@ def one_seed(
         size = (base / "model.safetensors").stat().st_size // 4
     for code in LANGUAGES:
         own = np.array([c.pair.language == code for c in candidates])
-        true = np.array([c.kind == TRUE for c in candidates])
+        true = np.array([truth(candidate) for candidate in candidates])
         for column, rows in (("raw", own), ("kept", own & keep)):
             for measure, each in (("true", true), ("similarity", near)):
                 mean = float(each[rows].mean()) if rows.any() else float("nan")
@@ -538,7 +545,7 @@ def print_differences(results: Results) -> None:
         cells, unsure = [], []
         for column in columns:
             change = np.subtract(results[after, column], results[before, column])
-            sure = abs(np.sign(change).sum()) == len(change)
+            sure = bool(abs(np.sign(change).sum()) == len(change))
             cells.append(spread([*change]) + "*" * sure)
             if not sure and column in LEARNT:
                 unsure.append(column)

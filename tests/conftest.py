@@ -90,7 +90,7 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     log = tmp_path / "engine.log"
     monkeypatch.setenv("FAKE_ENGINE_LOG", str(log))
-    monkeypatch.setattr(EngineHandler, "load_model", lambda self: FakeEngine())
+    monkeypatch.setattr(EngineHandler, "open_model", lambda self: FakeEngine())
     # A generator's results cannot cross to another process.
     monkeypatch.setattr(
         EngineHandler, "share_model_across_processes", lambda self: False

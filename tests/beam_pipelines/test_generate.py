@@ -57,3 +57,12 @@ def test_two_worker_processes_share_one_model(tmp_path):
     assert sorted(int(element) for element, _ in rows) == list(range(2000))
     assert len({process for _, process in rows}) == 2
     assert len(log.read_text().split()) == 1
+
+
+def test_a_model_is_loaded_once_and_only_when_it_is_asked():
+    loads = []
+    model = generate.OnDemand(lambda: loads.append(1) or FakeEngine())
+    assert not loads
+    for _ in range(3):
+        assert model.embed(["a"]).shape == (1, 8)
+    assert loads == [1]

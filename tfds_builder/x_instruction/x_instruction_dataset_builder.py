@@ -58,8 +58,9 @@ class XInstructionConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
     """English instructions with natural web text as their answers."""
 
-    VERSION = tfds.core.Version("0.2.0")
+    VERSION = tfds.core.Version("0.3.0")
     RELEASE_NOTES = {
+        "0.3.0": "Refined in rounds; best pairs of a topic first, then the farthest.",
         "0.2.0": "No near duplicates, personal data masked; `robots`, `license`.",
         "0.1.0": "First release.",
     }
