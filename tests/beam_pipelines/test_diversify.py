@@ -321,6 +321,7 @@ def scored(number: int) -> list[Score]:
             Score(
                 candidate=candidate,
                 **dict.fromkeys(("p_best", "p_flawed", "p_worst", "score"), score),
+                evidence={},
                 evaluator="e",
                 rejected="",
             )

@@ -18,13 +18,16 @@ from xinst_jax import formats
 
 # Few steps of a small model: it learns to write English, not what about.
 TOY = {
-    "steps = 600": "steps = 80",
+    "steps = 450": "steps = 80",
     "steps = 150": "steps = 4",
     "batch_tokens = 4096": "batch_tokens = 1024",
     "layers = 2": "layers = 1\nvocabulary = 1000",
     "examples/seed/*.jsonl": "seed.jsonl",
-    "keep_above = 0.3": "keep_above = 0.0",
+    "keep_above = 0.5": "keep_above = 0.0",
     "max_text_chars = 250": "max_text_chars = 40",
+    "max_text_chars = 150": "max_text_chars = 40",
+    "rounds = 2": "rounds = 0",
+    "candidates = 4": "candidates = 2",
 }
 THINGS = (
     "rice water maize wells boats seeds roads lamps goats shoes hands pots sheds "
