@@ -20,7 +20,7 @@ _ROWS_PER_EVIDENCE = 6
 # Seed responses, at most, for which the generator is asked to spoil the data.
 _GENERATED = 400
 # Of the recipe's rate, where a model that is trained already is trained again.
-_RATE_AGAIN = 0.25
+_RATE_AGAIN = 0.15
 EVALUATION = "evaluation.json"
 
 
