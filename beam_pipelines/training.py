@@ -18,7 +18,7 @@ _RATING_ROUNDS = 4
 # Rows of rating data for each pair that teaches likelihoods.
 _ROWS_PER_EVIDENCE = 6
 # Seed responses, at most, for which the generator is asked to spoil the data.
-_GENERATED = 400
+_GENERATED = 240
 # Of the recipe's rate, where a model that is trained already is trained again.
 _RATE_AGAIN = 0.15
 EVALUATION = "evaluation.json"
@@ -109,7 +109,12 @@ def train_evaluator(
     config = _config(training, recipe.seed, again)
     train.fine_tune(base, out, pairs, ratings.rating_pairs(rated, limit), config)
     if judge.needs_relevance(settings.evidence):
-        relevance.Relevance.train(train_pairs, recipe.seed).save(out)
+        try:
+            # One that was trained before knows the same seed.
+            ngrams = relevance.Relevance.load(base)
+        except FileNotFoundError:
+            ngrams = relevance.Relevance.train(train_pairs, recipe.seed)
+        ngrams.save(out)
     judging = judge.Judge.load(out, settings.evidence, limit)
     values = judging.measure(rated)
     there = [bool(row) for row in (values == values).all(axis=1)]
