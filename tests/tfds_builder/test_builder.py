@@ -18,8 +18,8 @@ from xinst_jax import formats
 
 # Few steps of a small model: it learns to write English, not what about.
 TOY = {
-    "steps = 320": "steps = 80",
-    "steps = 150": "steps = 4",
+    "steps = 300": "steps = 80",
+    "steps = 130": "steps = 4",
     "batch_tokens = 4096": "batch_tokens = 1024",
     "layers = 2": "layers = 1\nvocabulary = 1000",
     "examples/seed/*.jsonl": "seed.jsonl",
