@@ -6,7 +6,6 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from xinst_jax import data, prompts
-from xinst_jax.kmeans import kmeans
 from xinst_jax.packing import RowShape
 
 SHAPE = RowShape(rows=2, tokens=1024, slots=6, slot_tokens=700)
@@ -155,14 +154,3 @@ def test_the_paper_s_prompt_is_asked():
     prompt, answer = data.conversation(EXAMPLES[1])
     assert prompt == prompts.answer("Name thing 1.", "Swahili")
     assert answer == " Kitu Kitu "
-
-
-def test_kmeans_finds_separate_groups_and_refuses_too_many():
-    draw = np.random.default_rng(0)
-    truth = np.repeat(np.arange(5), [400, 30, 20, 10, 5])
-    vectors = 10 * np.eye(8)[truth] + draw.normal(size=(len(truth), 8)) * 0.5
-    labels = kmeans(vectors.astype(np.float32), 5, 0)
-    assert len({(t, found) for t, found in zip(truth, labels, strict=True)}) == 5
-    assert len(set(labels.tolist())) == 5
-    with pytest.raises(ValueError, match="clusters=3, vectors=2"):
-        kmeans(np.ones((2, 4), np.float32), 3, 0)
