@@ -16,6 +16,8 @@ from beam_pipelines import recipe as recipes
 if typing.TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    from beam_pipelines.store import Store
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -160,12 +162,9 @@ def _run(
     from beam_pipelines import report
     from beam_pipelines.generate import describe_usage
     from beam_pipelines.pipeline import Path as PipelinePath
-    from beam_pipelines.store import Store, unread
+    from beam_pipelines.store import unread
 
-    options = pipeline_options(beam_arguments)
-    store = Store(root, recipe)
-    for change in store.open():
-        print(f"Recipe changed since this store was last run: {change}")
+    options, store = pipeline_options(beam_arguments), _opened(recipe, root)
     with beam.Pipeline(options=options) as pipeline:
         path = PipelinePath(pipeline, recipe, store, until=until)
         getattr(path, until)
@@ -190,14 +189,20 @@ def _refine(
 ) -> None:
     show_progress()
     from beam_pipelines import refine
+
+    options, store = pipeline_options(beam_arguments), _opened(recipe, root)
+    wanted = recipe.refine.rounds if rounds is None else rounds
+    print(refine.as_text(refine.refine(recipe, store, wanted, options)))
+
+
+def _opened(recipe: recipes.Recipe, root: str) -> "Store":
+    """The store, claimed for the recipe; what has changed of it is printed."""
     from beam_pipelines.store import Store
 
-    options = pipeline_options(beam_arguments)
     store = Store(root, recipe)
     for change in store.open():
         print(f"Recipe changed since this store was last run: {change}")
-    wanted = recipe.refine.rounds if rounds is None else rounds
-    print(refine.as_text(refine.refine(recipe, store, wanted, options)))
+    return store
 
 
 def pipeline_options(arguments: Sequence[str]) -> "PipelineOptions":

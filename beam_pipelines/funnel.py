@@ -303,7 +303,7 @@ def read_funnel(root: str) -> Funnel:
         p_best=judged.bins,
         shown=_show(final, texts, judged.kept, documents, passes),
         verbs=Counter(usable[pair][1] for pair in final.values() if pair),
-        refinement=_small_file(root, "refinement.json"),
+        refinement=_small_file(root, stores.REFINEMENT),
         topic_map=_beside(examples, "map.json"),
         diversity=_beside(examples, "diversity.json"),
         notes=tuple(notes),
@@ -473,6 +473,7 @@ class Judged:
       rejected: Why a text has no usable instruction, by the text's key.
       kept: Score and `p_best` of the pair that is kept, by the candidate's key.
       dropped: Why a text with a usable instruction has no kept pair.
+      kept_before: How many of them before the last pass.
       p_best: Of the pair of each text that was rated last, by the text's key.
       bins: Of `p_best`, all that were scored.
     """
@@ -481,6 +482,7 @@ class Judged:
     rejected: dict[str, str] = dataclasses.field(default_factory=dict)
     kept: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     dropped: dict[str, str] = dataclasses.field(default_factory=dict)
+    kept_before: int = 0
     p_best: dict[str, float] = dataclasses.field(default_factory=dict)
     bins: Counter[int] = dataclasses.field(default_factory=Counter)
 
@@ -491,20 +493,18 @@ def read_passes(
     """Each pass takes the texts that the passes before kept nothing of."""
     judged, left = Judged(), dict(texts)
     for each in passes:
+        judged.kept_before = len(judged.kept)
         asked: dict[str, list[str]] = {}
         for stage in each.candidates:
             _read_candidates(stage, left, asked, judged.rejected)
         usable = _follow_rules(asked, documents, recipe, judged.rejected)
         judged.usable |= usable
-        with_usable = set(map(text_key, usable))
-        for key in with_usable:
-            judged.rejected.pop(key, None)
         best = _read_scores(each.scores, usable, recipe.evaluator, judged)
         judged.kept |= {pair: found for pair, found in best.values()}
         for key in best:
             judged.dropped.pop(key, None)
             del left[key]
-    # An earlier pass may have found a usable instruction where a later one did not.
+    # One pass may have found a usable instruction where another did not.
     for key in map(text_key, judged.usable):
         judged.rejected.pop(key, None)
     return judged

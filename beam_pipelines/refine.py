@@ -81,7 +81,7 @@ def refine(
     if at_end and not content["finished"]:
         _log.info("Rating what the last generator wrote")
         _run(recipe, store, content["passes"], options)
-        outcome = _outcome(store, _stores(store, content["passes"]))
+        outcome = _outcome(store, store.as_in(content["passes"]))
         content |= {"final": outcome.figures(), "finished": True}
         write_json(path, content)
     return content
@@ -132,20 +132,20 @@ def _round(
     started = time.monotonic()
     number = len(content["rounds"]) + 1
     title = f"Round {number} of {recipe.refine.rounds}"
-    generators = [generator for generator, _ in content["passes"]]
+    *earlier, (newest, _) = content["passes"]
     # The newest generator's documents are rated anew, by this round's evaluator.
-    passes = [*content["passes"][:-1], [generators[-1], number]]
+    passes = [*earlier, [newest, number]]
     _log.info("%s: the evaluator", title)
-    figures = _evaluator(recipe, generators[-1], number)
+    figures = _evaluator(recipe, newest, number)
     _log.info("%s: writing and rating", title)
     _run(recipe, store, passes, options)
-    outcome = _outcome(store, _stores(store, passes))
+    outcome = _outcome(store, store.as_in(passes))
     row = {"round": number, **outcome.figures(), "evaluator": figures}
     stopped = _no_gain(recipe, content["rounds"], row)
     if not stopped:
         _log.info("%s: the generator", title)
         kept = outcome.best_pairs(recipe.refine.kept_per_language)
-        row["generator"] = _generator(recipe, generators[-1], number, kept)
+        row["generator"] = _generator(recipe, newest, number, kept)
         if row["generator"]["taken"]:
             passes = [*passes, [number, number]]
         else:
@@ -188,14 +188,9 @@ def _run(
 ) -> None:
     with beam.Pipeline(options=options) as pipeline:
         path = pipelines.Path(
-            pipeline, recipe, store, until="scores", passes=_stores(store, passes)
+            pipeline, recipe, store, until="scores", passes=store.as_in(passes)
         )
         _ = path.scores
-
-
-def _stores(store: Store, passes: Sequence[Sequence[int]]) -> list[Store]:
-    recipe = store.recipe
-    return [Store(store.root, recipe.at_round(*numbers)) for numbers in passes]
 
 
 class _Outcome:
@@ -203,7 +198,6 @@ class _Outcome:
 
     Args:
       judged: Of every text.
-      before: The same, without the last pass.
       texts: Language and characters of every text with a candidate.
       documents: Where they are.
       passes: Where the candidates are.
@@ -212,25 +206,24 @@ class _Outcome:
     def __init__(
         self,
         judged: funnel.Judged,
-        before: funnel.Judged,
         texts: funnel.Texts,
         store: Store,
         passes: Sequence[Store],
     ) -> None:
-        self._judged, self._before = judged, before
-        self._texts, self._store, self._passes = texts, store, passes
+        self._judged, self._texts = judged, texts
+        self._store, self._passes = store, passes
 
     def figures(self) -> dict[str, Any]:
         """What a row of the table says of them."""
-        judged, before = self._judged, self._before
+        judged = self._judged
         kept = Counter(self._texts[funnel.text_key(key)][0] for key in judged.kept)
         every = Counter(language for language, _ in self._texts.values())
         best = [p_best for _, p_best in judged.kept.values()]
         raw = [*judged.p_best.values()]
         return {
-            "documents": len(self._texts) - len(before.kept),
+            "documents": len(self._texts) - judged.kept_before,
             "rejected": len(judged.rejected),
-            "kept": len(judged.kept) - len(before.kept),
+            "kept": len(judged.kept) - judged.kept_before,
             "acceptance": round(kept.total() / max(every.total(), 1), 4),
             "acceptance_by_language": {
                 code: round(kept[code] / count, 4)
@@ -281,11 +274,8 @@ def _outcome(store: Store, passes: Sequence[Store]) -> _Outcome:
             if (key := funnel.document_key(row)) in keys:
                 texts[key] = row["language"], len(row["text"])
     folders = [funnel.Pass(each.candidates, each.scores) for each in passes]
-    judged, before = (
-        funnel.read_passes(some, store.documents, texts, store.recipe)
-        for some in (folders, folders[:-1])
-    )
-    return _Outcome(judged, before, texts, store, passes)
+    judged = funnel.read_passes(folders, store.documents, texts, store.recipe)
+    return _Outcome(judged, texts, store, passes)
 
 
 def _evaluator(recipe: Recipe, generator: int, number: int) -> dict[str, Any]:

@@ -160,7 +160,7 @@ class Candidate:
       instruction: English, as generated.
       generator: Hash of the checkpoint and the decoding settings.
       logprob: Natural log-probability of the instruction, given the text.
-      rejected: Why the instruction is unusable; empty if it is usable.
+      rejected: Why there is no whole instruction; empty if there is one.
     """
 
     document: Document

@@ -158,10 +158,12 @@ class Store:
                 f"{self.root} has {done}. Run `xinst refine RECIPE --store "
                 f"{self.root}` first, or set refine.rounds to 0."
             )
-        pairs = content.get("passes") or [[0, 1]]
+        return self.as_in(content.get("passes") or [[0, 1]])
+
+    def as_in(self, passes: Iterable[Sequence[int]]) -> tuple["Store", ...]:
+        """The store with the models of these rounds: generator and evaluator each."""
         return tuple(
-            Store(self.root, self.recipe.at_round(generator, evaluator))
-            for generator, evaluator in pairs
+            Store(self.root, self.recipe.at_round(*numbers)) for numbers in passes
         )
 
     @property

@@ -15,8 +15,8 @@ if typing.TYPE_CHECKING:
 # How often each seed pair comes in another form: thinned out, or spoilt in another way.
 _THINNING_ROUNDS = 20
 _RATING_ROUNDS = 4
-# Rows of rating data for each pair that teaches likelihoods.
-_ROWS_PER_EVIDENCE = 6
+# Every so many pairs, one teaches likelihoods beside its three rows of rating data.
+_PAIRS_PER_EVIDENCE = 2
 # Seed responses, at most, for which the generator is asked to spoil the data.
 _GENERATED = 240
 # Of the recipe's rate, where a model that is trained already is trained again.
@@ -90,6 +90,8 @@ def train_evaluator(
     Raises:
       ValueError: The seed is too small to hold some of it out.
     """
+    import numpy as np
+
     from xinst_jax import judge, ratings, relevance, train
 
     settings, training = recipe.evaluator, recipe.evaluator.train
@@ -103,7 +105,7 @@ def train_evaluator(
     rounds = 1 if len(shown) > len(train_pairs) else _RATING_ROUNDS
     rows = ratings.rating_rows(shown, rounds, recipe.seed, written)
     pairs = ratings.rating_pairs(rows, limit)
-    some = [pair for n, pair in enumerate(shown) if n % (_ROWS_PER_EVIDENCE // 3) == 0]
+    some = shown[::_PAIRS_PER_EVIDENCE]
     pairs += judge.evidence_pairs(some, settings.evidence, limit)
     rated = ratings.rating_rows(held, _RATING_ROUNDS, recipe.seed, written)
     config = _config(training, recipe.seed, again)
@@ -117,10 +119,10 @@ def train_evaluator(
         ngrams.save(out)
     judging = judge.Judge.load(out, settings.evidence, limit)
     values = judging.measure(rated)
-    there = [bool(row) for row in (values == values).all(axis=1)]
+    there = np.isfinite(values).all(axis=1)
     rated = [row for row, ok in zip(rated, there, strict=True) if ok]
     values = values[there]
-    levels = _levels(rated)
+    levels = np.array([row.level for row in rated])
     calibration = judge.Calibration.fit(judging.names, values, levels)
     (Path(out) / judge.CALIBRATION).write_text(calibration.as_json())
     sources = [row.source for row in rated]
@@ -188,12 +190,6 @@ def _shown(
     from xinst_jax import seed
 
     return seed.thinned(pairs, training.word_dropout, _THINNING_ROUNDS, random_seed)
-
-
-def _levels(rows: Sequence[Any]) -> Any:
-    import numpy as np
-
-    return np.array([row.level for row in rows])
 
 
 def _generated(

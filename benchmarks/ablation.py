@@ -26,7 +26,6 @@ knows these texts by heart in part, and the true share is not known of what it w
 
 import argparse
 import collections
-import csv
 import dataclasses
 import json
 import math
@@ -38,8 +37,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from relevance import LIKELIHOODS, new_base, sib, spread, taught
 
-from beam_pipelines import diversify, recipe, training, verbs
+from beam_pipelines import diversify, quotas, recipe, training, verbs
 from beam_pipelines.instructions import reject_reason
 from beam_pipelines.schema import LANGUAGES
 from xinst_jax import (
@@ -49,10 +49,8 @@ from xinst_jax import (
     kmeans,
     prompts,
     ratings,
-    scratch,
     seed,
 )
-from xinst_jax import train as trainers
 from xinst_jax.relevance import Relevance
 
 ROOT = Path(__file__).parents[1]
@@ -65,12 +63,6 @@ NUM_SENTENCES = 4000
 # Pairs to measure on, at most.
 MEASURED = 200
 ENCODER_STEPS = 120
-LIKELIHOODS = ("forward", "backward")
-SIB = {
-    "fi": "fin_Latn", "id": "ind_Latn", "th": "tha_Thai", "tr": "tur_Latn",
-    "vi": "vie_Latn", "bn": "ben_Beng", "hi": "hin_Deva", "sw": "swh_Latn",
-    "ta": "tam_Taml", "ur": "urd_Arab",
-}  # fmt: skip
 TRUE, GENERATED = "true", "generated"
 # What a model must learn for.
 LEARNT = (
@@ -105,28 +97,6 @@ def truth(candidate: Candidate) -> float:
 
 
 # Pairs and candidates.
-
-
-def sib(texts: Path) -> list[seed.Pair]:
-    """English sentences and their translations into our ten languages."""
-    english = _sentences(texts, "eng_Latn")
-    return [
-        seed.Pair(
-            instruction=english[number]["text"],
-            response=row["text"],
-            language=code,
-            topic=row["category"],
-        )
-        for code, folder in SIB.items()
-        for number, row in _sentences(texts, folder).items()
-    ]
-
-
-def _sentences(texts: Path, folder: str) -> dict[str, dict[str, str]]:
-    file = texts / "sib200" / folder / "train.tsv"
-    with file.open(encoding="utf-8", newline="") as lines:
-        rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return {row["index_id"]: row for row in rows}
 
 
 def cut(
@@ -277,7 +247,7 @@ def spread_out(
         )
         topics = centres.nearest(np.stack([item.vector for item in items.values()]))
         entries = [
-            diversify.Entry(
+            quotas.Entry(
                 key=item.key,
                 cluster=int(topic),
                 score=item.score,
@@ -287,7 +257,7 @@ def spread_out(
             for item, topic in zip(items.values(), topics, strict=True)
         ]
         contenders = collections.defaultdict(list)
-        for key, place in diversify.plan(entries, settings).places:
+        for key, place in quotas.plan(entries, settings).places:
             if not place.reason:
                 contenders[place.cluster].append(
                     diversify.Contender(item=items[key], place=place)
@@ -300,20 +270,6 @@ def spread_out(
 
 
 # Measures.
-
-
-def small_model(
-    pairs: Sequence[seed.Pair], base: Path, out: Path, random_seed: int, steps: int
-) -> Engine:
-    """A model of the pairs in both directions."""
-    shown = seed.thinned(pairs, 0.3, 20, random_seed)
-    random.Random(random_seed).shuffle(shown)
-    taught = judge.evidence_pairs(shown, LIKELIHOODS, MAX_CHARS)
-    config = trainers.TrainingConfig(
-        steps=steps, batch_tokens=2048, learning_rate=4e-3, seed=random_seed
-    )
-    trainers.fine_tune(base, out, taught, [], config, progress=False)
-    return Engine.load(out)
 
 
 def nats_a_token(engine: Engine, asked: Sequence[str], wanted: Sequence[str]) -> float:
@@ -459,27 +415,15 @@ def one_seed(
             "diverse": spread_out(kept, p_best[keep], vectors[keep], half, random_seed),
         }
         base = folder / "base"
-        scratch.new_checkpoint(
-            base,
-            [f"{pair.instruction}\n{pair.response}" for pair in for_evaluator],
-            forms=(prompts.GENERATE, prompts.ANSWER),
-            vocabulary=3000,
-            width=64,
-            layers=1,
-            heads=2,
-            kv_heads=1,
-            mlp_width=192,
-            max_positions=2048,
-            seed=random_seed,
-        )
+        new_base(base, for_evaluator, 3000, 64, 1, random_seed)
         for arm, chosen in arms.items():
-            shown = [candidate.pair for candidate in chosen]
-            engine = small_model(
-                shown, base, folder / arm, random_seed, arguments.steps
-            )
+            pairs = [candidate.pair for candidate in chosen]
+            shown = seed.thinned(pairs, 0.3, 20, random_seed)
+            out, steps = folder / arm, arguments.steps
+            engine = taught(base, out, shown, MAX_CHARS, random_seed, steps)
             found = data_measures(chosen, rating, centres)
             found |= model_measures(engine, held, others)
-            found["encoder AUC"] = encoder_measure(shown, held, others, random_seed)
+            found["encoder AUC"] = encoder_measure(pairs, held, others, random_seed)
             for measure, value in found.items():
                 results.setdefault((arm, measure), []).append(value)
         size = (base / "model.safetensors").stat().st_size // 4
@@ -504,14 +448,6 @@ def one_seed(
         f"steps; {time.perf_counter() - started:.0f} s",
         flush=True,
     )
-
-
-def spread(values: Sequence[float]) -> str:
-    known = [value for value in values if value == value]
-    if not known:
-        return ""
-    deviation = np.std(known, ddof=1) if len(known) > 1 else float("nan")
-    return f"{np.mean(known):.3f} ± {deviation:.3f}"
 
 
 def print_table(results: Results, name: str) -> None:
@@ -570,7 +506,7 @@ def main() -> None:
     parser.add_argument("--evaluator-steps", type=int, default=80)
     arguments = parser.parse_args()
     pairs = (
-        random.Random(0).sample(sib(arguments.texts), NUM_SENTENCES)
+        random.Random(0).sample(sib(arguments.texts, "train"), NUM_SENTENCES)
         if arguments.texts
         else seed.read([str(ROOT / "examples" / "seed" / "*.jsonl")])
     )

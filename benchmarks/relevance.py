@@ -249,29 +249,52 @@ def language_model(
     pairs: list[seed.Pair], folder: Path, random_seed: int, steps: int
 ) -> Engine:
     """A small model of responses after instructions, and of the reverse."""
+    base, model = folder / "base", folder / "model"
+    new_base(base, pairs, 6000, 128, 2, random_seed)
+    shown = seed.thinned(pairs, 0.2, 2, random_seed)
+    return taught(base, model, shown, MAX_CHARS, random_seed, steps)
+
+
+def new_base(
+    out: Path,
+    pairs: Sequence[seed.Pair],
+    vocabulary: int,
+    width: int,
+    layers: int,
+    random_seed: int,
+) -> None:
+    """A model with random weights that knows the words of some pairs."""
     scratch.new_checkpoint(
-        folder / "base",
+        out,
         [f"{pair.instruction}\n{pair.response}" for pair in pairs],
         forms=(prompts.GENERATE, prompts.ANSWER),
-        vocabulary=6000,
-        width=128,
-        layers=2,
+        vocabulary=vocabulary,
+        width=width,
+        layers=layers,
         heads=2,
         kv_heads=1,
-        mlp_width=384,
+        mlp_width=3 * width,
         max_positions=2048,
         seed=random_seed,
     )
-    shown = seed.thinned(pairs, 0.2, 2, random_seed)
+
+
+def taught(
+    base: Path,
+    out: Path,
+    shown: list[seed.Pair],
+    max_chars: int,
+    random_seed: int,
+    steps: int,
+) -> Engine:
+    """A model of some pairs in both directions; it sees them in another order."""
     random.Random(random_seed).shuffle(shown)
-    taught = judge.evidence_pairs(shown, LIKELIHOODS, MAX_CHARS)
+    pairs = judge.evidence_pairs(shown, LIKELIHOODS, max_chars)
     config = train.TrainingConfig(
         steps=steps, batch_tokens=2048, learning_rate=4e-3, seed=random_seed
     )
-    train.fine_tune(
-        folder / "base", folder / "model", taught, [], config, progress=False
-    )
-    return Engine.load(folder / "model")
+    train.fine_tune(base, out, pairs, [], config, progress=False)
+    return Engine.load(out)
 
 
 def gains(
@@ -410,7 +433,12 @@ def one_seed(
 
 
 def spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+    """Mean ± deviation of what is known; empty if nothing is."""
+    known = [value for value in values if value == value]
+    if not known:
+        return ""
+    deviation = np.std(known, ddof=1) if len(known) > 1 else float("nan")
+    return f"{np.mean(known):.3f} ± {deviation:.3f}"
 
 
 def print_tables(areas: Areas, tests: dict[str, list[seed.Pair]]) -> None:

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import math
 import os
+import subprocess
+import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +34,22 @@ def example(name: str, folder: str = "examples") -> types.ModuleType:
 def make_crawl() -> types.ModuleType:
     """It renders pages as sites do, furniture included."""
     return example("make_crawl")
+
+
+def loaded_by(
+    statement: str, packages: Sequence[str], folder: Path = REPOSITORY
+) -> set[str]:
+    """Which of some packages a fresh interpreter has after a statement."""
+    found = f"[name for name in {packages} if name in sys.modules]"
+    code = f"{statement}\nimport sys\nprint(*{found})"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
+    )
+    return set(run.stdout.split())
 
 
 class FakeEngine:

@@ -4,7 +4,7 @@ Needs Grain and a tokenizer, and neither the pipeline nor TensorFlow.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
@@ -26,7 +26,8 @@ def batches(
     end_token: int,
     shape: RowShape,
     *,
-    pair_of: Callable[[Any], tuple[str, str]] | None = None,
+    # Web text is no assistant's answer; the paper asks for it in other words.
+    pair_of: Callable[[Any], tuple[str, str]] = formats.FORMATS["xinstruction"],
     seed: int = 0,
     epochs: int | None = 1,
     process: int = 0,
@@ -43,7 +44,7 @@ def batches(
       end_token: Ends every answer.
       shape: Of the rows; `rows` is this process's share of the mesh's data axis.
       pair_of: An example's prompt and answer: one of `formats.FORMATS`, or any other
-        function; `conversation` by default.
+        function.
       seed: Of the order.
       epochs: Times over the data; None goes on for ever.
       process: This process's number.
@@ -59,7 +60,7 @@ def batches(
         .shuffle()
         .slice(slice(process, None, processes))
         .repeat(epochs)
-        .map(_Encode(tokenizer, end_token, pair_of or conversation))
+        .map(_Encode(tokenizer, end_token, pair_of))
         .filter(lambda example: 0 < example[1] < len(example[0]) <= shape.slot_tokens)
         .to_iter_dataset()
     )
@@ -67,16 +68,6 @@ def batches(
     return grain.experimental.ThreadPrefetchIterDataset(
         _Packed(examples, shape), prefetch_buffer_size=2
     )
-
-
-def conversation(example: Mapping[str, Any]) -> tuple[str, str]:
-    """The prompt that an example's instruction makes, and its answer.
-
-    Args:
-      example: `instruction`, `output` and `output_language`, as text or UTF-8.
-    """
-    # Web text is no assistant's answer; the paper asks for it in other words.
-    return formats.FORMATS["xinstruction"](example)
 
 
 def encode(

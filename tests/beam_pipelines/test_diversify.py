@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import itertools
 import json
 import math
 import random
@@ -13,36 +12,14 @@ import numpy as np
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipelines import diversify, verbs
+from beam_pipelines import diversify, quotas, verbs
 from beam_pipelines.generate import Speed
 from beam_pipelines.recipe import Diversify, Generator
 from beam_pipelines.schema import Candidate, Document, Score
 
 
-def entries(number: int, seed: int = 0) -> list[diversify.Entry]:
-    """Of 12 clusters; one domain and one verb are much more frequent than others."""
-    draw = random.Random(seed)
-    return [
-        diversify.Entry(
-            key=f"{draw.getrandbits(128):032x}",
-            cluster=min(int(draw.expovariate(0.4)), 11),
-            score=draw.randrange(1000) / 1000,
-            domain=f"{min(int(draw.expovariate(0.1)), 40)}.example",
-            verb=draw.choice(["explain"] * 5 + ["", "list", "name", "write", "find"]),
-        )
-        for _ in range(number)
-    ]
-
-
-def planned(
-    given: list[diversify.Entry], settings: Diversify
-) -> tuple[dict[str, diversify.Place], dict]:
-    plan = diversify.plan(given, settings)
-    return dict(plan.places), plan.summary
-
-
 def contenders(vectors: np.ndarray, scores: list[float]) -> list[diversify.Contender]:
-    place = diversify.Place(cluster=0, quota=0, reason="", by_score=False)
+    place = quotas.Place(cluster=0, quota=0, reason="", by_score=False)
     return [
         diversify.Contender(
             item=diversify.Item(
@@ -61,29 +38,6 @@ def contenders(vectors: np.ndarray, scores: list[float]) -> list[diversify.Conte
 
 def numbers(chosen: list[diversify.Contender]) -> list[int]:
     return [int(each.item.key, 16) for each in chosen]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_quotas_take_all_that_may_be_taken_and_no_more(seed):
-    draw = random.Random(seed)
-    sizes = {label: draw.randint(1, 40) for label in range(draw.randint(1, 12))}
-    total = draw.randint(1, 200)
-    taken = diversify.quotas(sizes, total)
-    assert sum(taken.values()) == min(total, sum(sizes.values()))
-    assert all(0 <= taken[label] <= size for label, size in sizes.items())
-    # A larger topic never gets less than a smaller one.
-    ordered = sorted(sizes, key=lambda label: sizes[label])
-    assert all(
-        taken[small] <= taken[large] + 1 for small, large in itertools.pairwise(ordered)
-    )
-
-
-def test_quotas_favour_small_topics():
-    taken = diversify.quotas({0: 900, 1: 100}, 100)
-    assert taken[1] == pytest.approx(25, abs=1)  # √100 / (√100 + √900)
-
-
-# The number of topics, and the sample that they are found from.
 
 
 @pytest.mark.parametrize(
@@ -119,105 +73,6 @@ def test_a_sample_is_bounded_and_of_a_small_language_all():
 
 
 # Quotas and caps.
-
-
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("asked", [1, 40, 150, 400, 5000])
-def test_caps_hold_whoever_of_those_looked_at_is_chosen(seed, asked):
-    settings = Diversify(examples_per_language=asked, max_per_domain=9)
-    given = entries(900, seed)
-    places, summary = planned(given, settings)
-    by_key = {entry.key: entry for entry in given}
-    assert places.keys() == by_key.keys()
-    looked_at = [by_key[key] for key, place in places.items() if not place.reason]
-    domains = collections.Counter(entry.domain for entry in looked_at)
-    assert max(domains.values()) <= 9
-    may = collections.Counter(entry.domain for entry in given)
-    assert summary["chosen"] == min(asked, sum(min(9, n) for n in may.values()))
-    quota = {place.cluster: place.quota for place in places.values()}
-    assert sum(quota.values()) == summary["chosen"]
-    # Each topic has enough to look at, and not many more.
-    sizes = collections.Counter(entry.cluster for entry in looked_at)
-    assert all(quota[at] <= sizes[at] <= 2 * quota[at] for at in sizes)
-    assert {at for at, number in quota.items() if number} == set(sizes)
-
-
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("asked", [8, 40, 150, 400, 800])
-def test_a_verb_has_more_than_its_share_only_where_there_is_no_other(seed, asked):
-    settings = Diversify(
-        examples_per_language=asked, max_per_domain=900, max_verb_share=0.2
-    )
-    given = entries(900, seed)
-    places, summary = planned(given, settings)
-    verb_of = {entry.key: entry.verb for entry in given}
-    eligible = collections.Counter(
-        verb_of[key]
-        for key, place in places.items()
-        if place.reason in ("", "over_quota")
-    )
-    share = math.floor(0.2 * asked)
-    all_of = collections.Counter(verb_of.values())
-    others = sum(n if not v else min(n, share) for v, n in all_of.items())
-    assert eligible.total() == max(asked, others)
-    if others >= asked:
-        assert eligible["explain"] == share < all_of["explain"]
-    else:
-        assert eligible["explain"] > share
-    assert eligible[""] == all_of[""]
-    assert summary["chosen"] == asked
-
-
-def test_of_a_domain_the_best_may_be_chosen():
-    settings = Diversify(examples_per_language=900, max_per_domain=4)
-    given = entries(900)
-    places, summary = planned(given, settings)
-    for domain in {entry.domain for entry in given}:
-        ranked = sorted(
-            (e for e in given if e.domain == domain), key=lambda e: (-e.score, e.key)
-        )
-        for rank, entry in enumerate(ranked):
-            assert (places[entry.key].reason == "domain_cap") == (rank >= 4)
-    dropped = 900 - summary["chosen"]
-    assert summary["shortfall"] == (
-        f"of 900 candidates that were kept, {dropped} are beyond 4 of their domain"
-    )
-
-
-def test_a_shortfall_is_told_and_nothing_is_told_without_one():
-    given = entries(50)
-    settings = Diversify(examples_per_language=50)
-    assert planned(given, settings)[1]["shortfall"] is None
-    more = dataclasses.replace(settings, examples_per_language=51)
-    assert planned(given, more)[1]["shortfall"] == "only 50 candidates were kept"
-
-
-def test_a_summary_compares_with_the_best_scores_alone():
-    given = entries(900)
-    settings = Diversify(examples_per_language=100, max_verb_share=1.0)
-    places, summary = planned(given, settings)
-    best = sorted(given, key=lambda e: (-e.score, e.key))[:100]
-    assert {e.key for e in best} == {k for k, place in places.items() if place.by_score}
-    sizes = collections.Counter(entry.cluster for entry in best)
-    entropy = -sum(n / 100 * math.log(n / 100) for n in sizes.values())
-    assert summary["before"] == {
-        "clusters": len(sizes),
-        "entropy": pytest.approx(entropy, abs=1e-4),
-    }
-    assert summary["after"]["clusters"] == summary["clusters"] == 12
-    assert summary["after"]["entropy"] > summary["before"]["entropy"]
-
-
-def test_the_order_of_entries_changes_nothing():
-    # Few different scores: the key decides.
-    given = [
-        dataclasses.replace(entry, score=round(entry.score, 1))
-        for entry in entries(900)
-    ]
-    settings = Diversify(examples_per_language=120, max_per_domain=7)
-    first = planned(given, settings)
-    random.Random(1).shuffle(given)
-    assert planned(given, settings) == first
 
 
 def test_instructions_are_compared_by_pairs_of_words_and_roots():
@@ -448,47 +303,3 @@ def test_a_plane_has_a_place_for_each_also_for_few_or_equal_ones(number):
 
 
 # Splits.
-
-
-@pytest.mark.parametrize("share", [0.0, 1e-9, 0.1, 0.45])
-@pytest.mark.parametrize("num_domains", [3, 4, 200])
-def test_no_promised_split_is_empty(share, num_domains):
-    domains = [f"site{number}.example" for number in range(num_domains)]
-    settings = Diversify(validation=share, test=share)
-    pins = _pins(domains)
-    splits = [diversify.split_of(domain, settings, pins) for domain in domains]
-    promised = {"train"} if share == 0 else {"train", "validation", "test"}
-    assert set(splits) == promised
-
-
-def test_shares_of_many_domains_are_as_asked():
-    domains = [f"site{number}.example" for number in range(5000)]
-    settings = Diversify(validation=0.1, test=0.2)
-    pins = _pins(domains)
-    splits = [diversify.split_of(domain, settings, pins) for domain in domains]
-    assert splits.count("validation") / 5000 == pytest.approx(0.1, abs=0.02)
-    assert splits.count("test") / 5000 == pytest.approx(0.2, abs=0.02)
-
-
-def test_too_few_domains_are_an_error_that_says_what_to_do():
-    with pytest.raises(ValueError, match=r"1 registered domain.*3 splits.*to 0"):
-        diversify.enough_domains(_pins(["a.example"]), Diversify())
-    with pytest.raises(ValueError, match="No pair was kept"):
-        diversify.enough_domains(diversify.Pins(), Diversify())
-    alone = Diversify(validation=0, test=0)
-    pins = diversify.enough_domains(_pins(["a.example"]), alone)
-    assert diversify.split_of("a.example", alone, pins) == "train"
-
-
-def _pins(domains: list[str]) -> diversify.Pins:
-    combine = diversify._PinnedDomains()
-    parts = [
-        combine.add_input(combine.create_accumulator(), domain) for domain in domains
-    ]
-    half = len(parts) // 2
-    return combine.merge_accumulators(
-        [
-            combine.merge_accumulators(parts[:half]),
-            combine.merge_accumulators(parts[half:]),
-        ]
-    )

@@ -166,8 +166,8 @@ WELL_POSED = (
     "Write an essay about rice and begin this essay with a question.",
     "Which herbs grow in the shade, and where can I find these products?",
 )
-# Written at the same time, and left aside while the rules were made.
-UNSEEN_ILL_POSED = (
+# Written at the same time and tried once the rules stood; two then mended a rule.
+LATER_ILL_POSED = (
     "Condense the report into one paragraph.",
     "Translate the passage to Turkish, please.",
     "Could you translate this poem for me?",
@@ -199,7 +199,7 @@ UNSEEN_ILL_POSED = (
     "Find the link to the recipe.",
     "In the excerpt, what does the king decide?",
 )
-UNSEEN_WELL_POSED = (
+LATER_WELL_POSED = (
     "Condense milk at home: how is it done?",
     "Translate the phrase 'thank you' into Thai, Hindi and Urdu.",
     "How do translators work with poems?",
@@ -363,13 +363,13 @@ def test_what_the_generator_did_not_finish_is_never_used():
     assert instructions.drop_reason(candidate("Why?"), ALL) == "instruction_too_short"
 
 
-@pytest.mark.parametrize("instruction", ILL_POSED + UNSEEN_ILL_POSED)
+@pytest.mark.parametrize("instruction", ILL_POSED + LATER_ILL_POSED)
 def test_what_asks_for_an_absent_input_is_ill_posed(instruction):
     assert instructions.is_ill_posed(instruction)
     assert instructions.is_ill_posed(instruction.replace(" ", "\n", 1).upper())
 
 
-@pytest.mark.parametrize("instruction", WELL_POSED + UNSEEN_WELL_POSED)
+@pytest.mark.parametrize("instruction", WELL_POSED + LATER_WELL_POSED)
 def test_what_can_be_answered_as_it_stands_is_well_posed(instruction):
     assert not instructions.is_ill_posed(instruction)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from xinst_jax import data, prompts
+from xinst_jax import data, formats, prompts
 from xinst_jax.packing import RowShape
 
 SHAPE = RowShape(rows=2, tokens=1024, slots=6, slot_tokens=700)
@@ -55,7 +55,7 @@ def read(batches, tokenizer) -> list[tuple[str, str]]:
 
 def test_every_example_comes_once_an_epoch_and_only_its_answer_is_learnt(tokenizer):
     found = read(data.batches(EXAMPLES, tokenizer, 0, SHAPE), tokenizer)
-    expected = [data.conversation(example) for example in EXAMPLES]
+    expected = [formats.FORMATS["xinstruction"](example) for example in EXAMPLES]
     assert sorted(found) == sorted((p + a, a) for p, a in expected)
     assert found != [(p + a, a) for p, a in expected], "not shuffled"
 
@@ -151,6 +151,6 @@ def test_what_is_longer_than_a_slot_is_left_out(tokenizer):
 
 
 def test_the_paper_s_prompt_is_asked():
-    prompt, answer = data.conversation(EXAMPLES[1])
+    prompt, answer = formats.FORMATS["xinstruction"](EXAMPLES[1])
     assert prompt == prompts.answer("Name thing 1.", "Swahili")
     assert answer == " Kitu Kitu "

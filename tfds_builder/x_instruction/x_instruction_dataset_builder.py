@@ -133,9 +133,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         # Imported here: whoever only reads the data set has none of it.
         import apache_beam as beam
 
-        from beam_pipelines import diversify
         from beam_pipelines import pipeline as pipelines
         from beam_pipelines import recipe as recipes
+        from beam_pipelines import splits
         from beam_pipelines.store import Store
 
         recipe, root = self._recipe_and_store(dl_manager.download_dir)
@@ -155,20 +155,20 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             until="examples",
             languages=self.builder_config.languages,
         )
-        splits = {
+        examples = {
             split: path.examples
             | f"Only_{split}" >> beam.Filter(pipelines.is_in_split, split)
             | f"Features_{split}" >> beam.Map(pipelines.to_features)
-            for split in diversify.splits(recipe.diversify)
+            for split in splits.splits(recipe.diversify)
         }
         if name := self.builder_config.format:
             from xinst_jax import formats
 
-            splits = {
-                split: examples | f"Format_{split}" >> beam.Map(formats.with_pair, name)
-                for split, examples in splits.items()
+            examples = {
+                split: made | f"Format_{split}" >> beam.Map(formats.with_pair, name)
+                for split, made in examples.items()
             }
-        return splits
+        return examples
 
     def _recipe_and_store(self, download_dir: os.PathLike[str]) -> tuple[Any, str]:
         """The recipe, its paths made good, and where its long work is kept."""
