@@ -38,6 +38,7 @@ ENGINE = [
 # The TPU's compiler, to compile for TPUs where there are none; not open source.
 TPU_FIT = ["libtpu==0.0.42.1"]
 S3 = ["apache-beam[aws]>=2.77"]
+GCP = ["apache-beam[gcp]>=2.77"]
 TRAIN = ["grain>=0.2.18", "orbax-checkpoint>=0.12"]
 # The `tfds` command, beyond reading: TensorFlow is its own demand, not ours.
 TFDS_CLI = ["mlcroissant", "tensorflow-cpu>=2.21"]
@@ -71,11 +72,12 @@ setup(
     extras_require={
         "pipeline": PIPELINE,
         "s3": S3,
+        "gcp": GCP,
         "engine": ENGINE,
         "train": [*ENGINE, *TRAIN],
         "tpu-fit": TPU_FIT,
         "build": [*PIPELINE, *ENGINE, *TRAIN, *TFDS_CLI],
-        "test": [*PIPELINE, *S3, *ENGINE, *TRAIN, *TFDS_CLI, *DEVELOP],
+        "test": [*PIPELINE, *S3, *GCP, *ENGINE, *TRAIN, *TFDS_CLI, *DEVELOP],
     },
     entry_points={"console_scripts": ["xinst=beam_pipelines.cli:main"]},
 )

@@ -19,7 +19,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import AsDict, AsSingleton, PCollection
 
 from beam_pipelines import store as stores
@@ -154,7 +153,7 @@ class SpreadOverTopics(beam.PTransform):
         settings = self._settings
         items = (
             scores
-            | "Embed" >> RunInference(self._handler, model_identifier=self._model)
+            | "Embed" >> self._handler.step(self._model)
             # Several steps read them: they must not be embedded for each.
             | "Embedded" >> beam.Reshuffle()
         )

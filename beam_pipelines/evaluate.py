@@ -3,13 +3,11 @@
 import math
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import apache_beam as beam
-from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import PCollection
 
-from beam_pipelines.generate import EngineHandler, OnDemand, Speed, count_usage
+from beam_pipelines.generate import BatchHandler, OnDemand, Speed, count_usage
 from beam_pipelines.recipe import Evaluator
 from beam_pipelines.schema import Candidate, Score
 
@@ -32,14 +30,14 @@ class ScoreCandidates(beam.PTransform):
         self, settings: Evaluator, digest: str, model: str, speed: Speed
     ) -> None:
         super().__init__()
-        self._handler = _RatingHandler(settings, digest, speed)
+        self._handler = RatingHandler(settings, digest, speed)
         self._model = model
 
-    def expand(self, candidates: PCollection[Candidate]) -> PCollection[Score]:
-        return candidates | RunInference(self._handler, model_identifier=self._model)
+    def expand(self, batches: PCollection[list[Candidate]]) -> PCollection[list[Score]]:
+        return batches | self._handler.step(self._model)
 
 
-class _RatingHandler(EngineHandler):
+class RatingHandler(BatchHandler):
     """Candidates in, scores out."""
 
     _settings: Evaluator
@@ -59,12 +57,7 @@ class _RatingHandler(EngineHandler):
             settings.max_text_chars,
         )
 
-    def run_inference(
-        self,
-        batch: Sequence[Candidate],
-        model: OnDemand,
-        inference_args: Mapping[str, Any] | None = None,
-    ) -> Iterable[Score]:
+    def results(self, batch: Sequence[Candidate], model: OnDemand) -> Iterable[Score]:
         from xinst_jax.seed import Pair
 
         pairs = [

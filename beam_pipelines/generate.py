@@ -13,6 +13,7 @@ from apache_beam.pvalue import PCollection
 
 from beam_pipelines.recipe import Evaluator, Generator
 from beam_pipelines.schema import Candidate, Document
+from beam_pipelines.store import spend
 
 if typing.TYPE_CHECKING:
     from xinst_jax import Engine, SamplingConfig
@@ -26,10 +27,13 @@ class Speed:
       batch_size: Elements that the engine is handed at a time; it packs them itself.
       model_parallel: Devices that one copy of a model is split over. The others of a
         host take documents side by side.
+      accelerator: What the steps with a model ask the runner for, in its own words;
+        empty: nothing.
     """
 
     batch_size: int = 256
     model_parallel: int = 1
+    accelerator: str = ""
 
 
 class OnDemand:
@@ -119,14 +123,47 @@ class EngineHandler(ModelHandler[Any, Any, Any]):
         # A metric; by default every batch would be pickled for it.
         return 0
 
+    def step(self, model: str) -> beam.PTransform:
+        """The step that runs the model; it alone asks for an accelerator.
+
+        Args:
+          model: Names the model, so that steps of a pipeline share it.
+        """
+        step: beam.PTransform = RunInference(self, model_identifier=model)
+        if self._speed.accelerator:
+            step = step.with_resource_hints(accelerator=self._speed.accelerator)
+        return step
+
+
+class BatchHandler(EngineHandler):
+    """A batch in, the list of its results out: they are committed together."""
+
+    def should_skip_batching(self) -> bool:
+        # Who commits them has cut them.
+        return True
+
+    def run_inference(
+        self,
+        batch: Sequence[Any],
+        model: OnDemand,
+        inference_args: Mapping[str, Any] | None = None,
+    ) -> Iterable[list[Any]]:
+        yield list(self.results(batch, model))
+
+    def results(self, batch: Sequence[Any], model: OnDemand) -> Iterable[Any]:
+        """One for each element, in their order."""
+        raise NotImplementedError
+
 
 def count_usage(engine: OnDemand) -> None:
-    """Adds what the engine did since the last time to Beam's metrics.
+    """Adds what the engine did since the last time to Beam's metrics, and to the store.
 
     Counters, so that those of many workers add up: the share of useful tokens is
     useful_tokens / row_tokens, the utilisation of the chips model_gflop / peak_gflop.
     """
     usage = engine.take_usage()
+    tokens = usage.useful_tokens + usage.new_tokens
+    spend(tokens=tokens, device_seconds=round(usage.seconds, 3))
     for name, value in (
         ("useful_tokens", usage.useful_tokens),
         ("row_tokens", usage.row_tokens),
@@ -154,7 +191,7 @@ def describe_usage(counted: Mapping[str, int]) -> str:
 
 
 class GenerateInstructions(beam.PTransform):
-    """A candidate for every document; where there is no whole instruction, it says why.
+    """A candidate for every document of every batch; without a whole one, it says why.
 
     Args:
       settings: Checkpoint and decoding.
@@ -175,14 +212,16 @@ class GenerateInstructions(beam.PTransform):
         number: int = 0,
     ) -> None:
         super().__init__()
-        self._handler = _InstructionHandler(settings, seed, digest, speed, number)
+        self._handler = InstructionHandler(settings, seed, digest, speed, number)
         self._model = model
 
-    def expand(self, documents: PCollection[Document]) -> PCollection[Candidate]:
-        return documents | RunInference(self._handler, model_identifier=self._model)
+    def expand(
+        self, batches: PCollection[list[Document]]
+    ) -> PCollection[list[Candidate]]:
+        return batches | self._handler.step(self._model)
 
 
-class _InstructionHandler(EngineHandler):
+class InstructionHandler(BatchHandler):
     """Documents in, candidates out."""
 
     _settings: Generator
@@ -196,11 +235,8 @@ class _InstructionHandler(EngineHandler):
         # Randomness comes from ids, so other ids give other candidates.
         self._suffix = f"#{number}" if number else ""
 
-    def run_inference(
-        self,
-        batch: Sequence[Document],
-        model: OnDemand,
-        inference_args: Mapping[str, Any] | None = None,
+    def results(
+        self, batch: Sequence[Document], model: OnDemand
     ) -> Iterable[Candidate]:
         from xinst_jax import prompts
 
