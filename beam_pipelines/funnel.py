@@ -32,10 +32,12 @@ K = TypeVar("K")
 T = TypeVar("T")
 Texts = dict[str, tuple[str, int]]
 Asked = tuple[int, tuple[str, str]]
+# With the path of its part.
+Instruction = tuple[str, str]
 
 P_BEST_BINS = 20
 # To look at: of each language, of each (reason, language), of all damaged places.
-_SHOWN, _DROPPED, _DAMAGE = 3, 3, 200
+_SHOWN, _DROPPED, _DAMAGE = 3, 20, 200
 _BEGINNING_CHARS = 300
 
 
@@ -87,12 +89,14 @@ class Damage:
       offset: Bytes.
       reason: What was wrong, as a name that is counted.
       detail: For people.
+      part: Path of the part that says so; empty where the file could not be had.
     """
 
     file: str
     offset: int
     reason: str
     detail: str
+    part: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,8 @@ class Dropped:
       url: Of its page.
       file: Where the page lies.
       offset: Bytes.
+      part: Path of the part that says so.
+      detail: What was raised, if that is the reason.
     """
 
     reason: str
@@ -114,6 +120,27 @@ class Dropped:
     url: str
     file: str
     offset: int
+    part: str
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A candidate or a score that went no further.
+
+    Attributes:
+      stage: `candidates` or `scores`.
+      reason: Why, as a name that is counted.
+      key: Of the text.
+      detail: For people.
+      part: Path of the part that it is in.
+    """
+
+    stage: str
+    reason: str
+    key: str
+    detail: str
+    part: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,10 +202,12 @@ class Reading:
         for reason, language, count in facts["drops"]:
             self.drops[reason, language] += count
         for sample in facts["samples"]:
-            self._show(Dropped(file=file, **sample))
+            self._show(Dropped(file=file, part=part.path, **sample))
         self.num_damaged += facts["num_flaws"]
         room = _DAMAGE - len(self.damage)
-        self.damage.extend(Damage(file=file, **flaw) for flaw in facts["flaws"][:room])
+        self.damage.extend(
+            Damage(file=file, part=part.path, **flaw) for flaw in facts["flaws"][:room]
+        )
         for row in part.rows:
             document = from_row(Document, row)
             dates = (*self.dates, document.date)
@@ -195,6 +224,7 @@ class Reading:
                     url=document.url,
                     file=document.warc_file,
                     offset=document.warc_offset,
+                    part=part.path,
                 )
                 self._show(dropped)
             else:
@@ -211,7 +241,8 @@ class Funnel:
 
     Attributes:
       root: Of the store.
-      name: Of the recipe; empty: nothing was run on this store yet.
+      documents: Where the texts lie; None: nothing was run on this store yet.
+      name: Of the recipe; empty likewise.
       keep_above: The recipe's threshold on `p_best`.
       reading: What was read of the crawl.
       steps: Those that the store has come to, in order.
@@ -219,6 +250,7 @@ class Funnel:
       instruction_chars: The same for their instructions.
       p_best: How many scored pairs fall into each of `P_BEST_BINS` equal bins.
       shown: A few in each language of what is left at the end.
+      refused: Some candidates and scores that went no further, of every reason.
       verbs: How many instructions of what is left at the end have each (root verb,
         object).
       refinement: What `refinement.json` says; None before there were rounds.
@@ -228,6 +260,7 @@ class Funnel:
     """
 
     root: str
+    documents: stores.Stage | None = None
     name: str = ""
     keep_above: float = 0.0
     reading: Reading = dataclasses.field(default_factory=Reading)
@@ -238,6 +271,7 @@ class Funnel:
     )
     p_best: Counter[int] = dataclasses.field(default_factory=Counter)
     shown: tuple[Shown, ...] = ()
+    refused: tuple[Refused, ...] = ()
     verbs: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
     refinement: object = None
     topic_map: object = None
@@ -274,7 +308,8 @@ def read_funnel(root: str) -> Funnel:
         entered = languages + _by_language(reading.drops)
         steps.append(_step("documents", entered, languages, reading.drops))
         counts = FileSystems.join(documents.folder, "duplicates.json")
-        steps.extend(_counted_step("duplicates", languages, counts))
+        files = _present(*stores.counts_files(counts))
+        steps.extend(_counted_step("duplicates", languages, files))
     judged = read_passes(passes, documents, texts, recipe)
     if judged.usable or judged.rejected:
         final = {text_key(key): key for key in judged.usable}
@@ -287,11 +322,12 @@ def read_funnel(root: str) -> Funnel:
         languages = Counter(texts[key][0] for key in final)
         steps.append(_step("scores", steps[-1].left, languages, dropped))
         examples = _not_chosen(store, notes)
-        steps.extend(_counted_step("examples", languages, examples))
+        steps.extend(_counted_step("examples", languages, _present(examples)))
     usable = judged.usable
 
     return Funnel(
         root=root,
+        documents=documents,
         name=recipe.name,
         keep_above=recipe.evaluator.keep_above,
         reading=reading,
@@ -302,6 +338,7 @@ def read_funnel(root: str) -> Funnel:
         ),
         p_best=judged.bins,
         shown=_show(final, texts, judged.kept, documents, passes),
+        refused=tuple(item for _, few in sorted(judged.few.items()) for _, item in few),
         verbs=Counter(usable[pair][1] for pair in final.values() if pair),
         refinement=_small_file(root, stores.REFINEMENT),
         topic_map=_beside(examples, "map.json"),
@@ -403,13 +440,20 @@ def _step(
     return Step(name=name, entered=entered, left=left, dropped=dropped)
 
 
-def _counted_step(name: str, entered: Counter[str], path: str) -> list[Step]:
-    """The step whose drops are in a small file; none before that is written."""
-    if not path or not FileSystems.exists(path):
-        return []
-    rows = stores.read_json(path)
-    dropped = Counter({(reason, language): count for reason, language, count in rows})
-    return [_step(name, entered, entered - _by_language(dropped), dropped)]
+def _present(*patterns: str) -> list[str]:
+    """The files that there are."""
+    found = [FileSystems.match([pattern])[0] for pattern in patterns if pattern]
+    return [metadata.path for match in found for metadata in match.metadata_list]
+
+
+def _counted_step(name: str, entered: Counter[str], paths: Iterable[str]) -> list[Step]:
+    """The step whose drops are in small files; none before one is written."""
+    dropped: Counter[tuple[str, str]] = Counter()
+    written = [stores.read_json(path) for path in paths]
+    for reason, language, count in itertools.chain.from_iterable(written):
+        dropped[reason, language] += count
+    left = entered - _by_language(dropped)
+    return [_step(name, entered, left, dropped)] if written else []
 
 
 def _by_language(drops: Mapping[tuple[str, str], int]) -> Counter[str]:
@@ -438,9 +482,7 @@ def _read_documents(
     stage: stores.Stage, root: str, recipe: Recipe, notes: list[str]
 ) -> Reading:
     """The parts of the last run's source; a recipe's source may have changed."""
-    snapshot = _newest(root, "snapshots", "*.json")
-    content = stores.read_json(snapshot) if snapshot else {"files": [], "index": []}
-    listed, by_index = content["files"], bool(content["index"])
+    listed, by_index = _listed(_newest(root, "snapshots", "*.json"))
     names = stores.part_names(stage)
     reading, judge = Reading(), ingest.Judge(recipe)
     kept = [] if listed else names
@@ -464,6 +506,19 @@ def _read_documents(
     return reading
 
 
+def _listed(snapshot: str) -> tuple[list[tuple[str, int | None]], bool]:
+    """The files that the last run was to read, and whether an index chose of them."""
+    files: list[tuple[str, int | None]] = []
+    by_index = False
+    while snapshot:
+        content = stores.read_json(snapshot)
+        files += content["files"]
+        by_index = bool(content["index"])
+        # Where a source is followed, each look adds to those before it.
+        snapshot = content.get("after", "")
+    return files, by_index
+
+
 @dataclasses.dataclass(slots=True)
 class Judged:
     """What became of each text, after the passes so far.
@@ -476,6 +531,8 @@ class Judged:
       kept_before: How many of them before the last pass.
       p_best: Of the pair of each text that was rated last, by the text's key.
       bins: Of `p_best`, all that were scored.
+      few: Some that went no further, by (stage, reason, language), with the hashes that
+        chose them. A text of theirs may have another pair that is kept.
     """
 
     usable: dict[str, Asked] = dataclasses.field(default_factory=dict)
@@ -485,6 +542,26 @@ class Judged:
     kept_before: int = 0
     p_best: dict[str, float] = dataclasses.field(default_factory=dict)
     bins: Counter[int] = dataclasses.field(default_factory=Counter)
+    few: dict[tuple[str, str, str], list[tuple[str, Refused]]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def refuse(
+        self, stage: str, reason: str, text: tuple[str, str], detail: str, part: str
+    ) -> None:
+        """Keeps one that goes no further, if it is among the few.
+
+        Args:
+          stage: `candidates` or `scores`.
+          reason: Why.
+          text: Language and key of its text.
+          detail: For people.
+          part: Where it is.
+        """
+        language, key = text
+        item = Refused(stage=stage, reason=reason, key=key, detail=detail, part=part)
+        group = stage, reason, language
+        _keep_few(self.few, group, f"{key} {detail}", item, _DROPPED)
 
 
 def read_passes(
@@ -494,12 +571,12 @@ def read_passes(
     judged, left = Judged(), dict(texts)
     for each in passes:
         judged.kept_before = len(judged.kept)
-        asked: dict[str, list[str]] = {}
+        asked: dict[str, list[Instruction]] = {}
         for stage in each.candidates:
-            _read_candidates(stage, left, asked, judged.rejected)
-        usable = _follow_rules(asked, documents, recipe, judged.rejected)
+            _read_candidates(stage, left, asked, judged)
+        usable = _follow_rules(asked, documents, recipe, judged)
         judged.usable |= usable
-        best = _read_scores(each.scores, usable, recipe.evaluator, judged)
+        best = _read_scores(each.scores, usable, recipe.evaluator, texts, judged)
         judged.kept |= {pair: found for pair, found in best.values()}
         for key in best:
             judged.dropped.pop(key, None)
@@ -512,9 +589,9 @@ def read_passes(
 
 def _read_candidates(
     stage: stores.Stage,
-    left: Collection[str],
-    asked: dict[str, list[str]],
-    rejected: dict[str, str],
+    left: Texts,
+    asked: dict[str, list[Instruction]],
+    judged: Judged,
 ) -> None:
     """Adds the instructions of these texts, each text once, or why there is none."""
     seen = set()
@@ -526,16 +603,20 @@ def _read_candidates(
             seen.add(key)
             if row["rejected"]:
                 # What follows a colon is for people, and differs from row to row.
-                rejected[key] = row["rejected"].partition(":")[0]
+                reason, _, detail = row["rejected"].partition(":")
+                judged.rejected[key] = reason
+                text = left[key][0], key
+                detail = detail.strip() or row["instruction"]
+                judged.refuse("candidates", reason, text, detail, part.path)
             else:
-                asked.setdefault(key, []).append(row["instruction"])
+                asked.setdefault(key, []).append((row["instruction"], part.path))
 
 
 def _follow_rules(
-    asked: dict[str, list[str]],
+    asked: dict[str, list[Instruction]],
     documents: stores.Stage,
     recipe: Recipe,
-    rejected: dict[str, str],
+    judged: Judged,
 ) -> dict[str, Asked]:
     """The usable instructions, by the rules as they are now.
 
@@ -546,11 +627,13 @@ def _follow_rules(
     while asked:
         for row in next(parts).rows:
             key = document_key(row)
-            for instruction in asked.pop(key, ()):
+            for instruction, part in asked.pop(key, ()):
                 if reason := instructions.reject_reason(
                     instruction, row["text"], recipe.instructions
                 ):
-                    rejected[key] = reason
+                    judged.rejected[key] = reason
+                    text = row["language"], key
+                    judged.refuse("candidates", reason, text, instruction, part)
                 else:
                     pair = candidate_key({"key": key, "instruction": instruction})
                     usable[pair] = len(instruction), verbs.root(instruction)
@@ -561,6 +644,7 @@ def _read_scores(
     stage: stores.Stage,
     usable: Collection[str],
     settings: recipes.Evaluator,
+    texts: Texts,
     judged: Judged,
 ) -> dict[str, tuple[str, tuple[float, float]]]:
     """The best pair of each text, with its score and `p_best`, by the text's key."""
@@ -576,6 +660,9 @@ def _read_scores(
             text = text_key(key)
             if reason := evaluate.drop_reason(score, settings):
                 judged.dropped[text] = reason
+                detail = score.rejected or f"p_best {score.p_best:.3f}"
+                whose = texts[text][0], text
+                judged.refuse("scores", reason, whose, detail, part.path)
             else:
                 found = best.get(text)
                 if found is None or (-score.score, key) < (-found[1][0], found[0]):

@@ -23,6 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipelines import funnel, training
 from beam_pipelines import pipeline as pipelines
+from beam_pipelines.progress import Progress
 from beam_pipelines.recipe import Recipe, checkpoint_digest
 from beam_pipelines.schema import Document, from_row
 from beam_pipelines.store import REFINEMENT, Store, read_json, read_stage, write_json
@@ -186,11 +187,12 @@ def _run(
     passes: Sequence[Sequence[int]],
     options: PipelineOptions,
 ) -> None:
-    with beam.Pipeline(options=options) as pipeline:
+    with Progress() as progress, beam.Pipeline(options=options) as pipeline:
         path = pipelines.Path(
             pipeline, recipe, store, until="scores", passes=store.as_in(passes)
         )
         _ = path.scores
+        progress.watch(path.watch)
 
 
 class _Outcome:

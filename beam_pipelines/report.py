@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from beam_pipelines import charts, paper, rounds, topics, wheel
+from apache_beam.io.filesystems import FileSystems
+
+from beam_pipelines import charts, letters, paper, rounds, topics, wheel
 from beam_pipelines.charts import Html, escape, fill, join, paragraph, section, table
 from beam_pipelines.funnel import P_BEST_BINS, Funnel, Shown, Step, read_funnel
 from beam_pipelines.schema import LANGUAGES
@@ -16,6 +18,8 @@ from beam_pipelines.schema import LANGUAGES
 __all__ = ["Funnel", "as_text", "read_funnel", "write"]
 
 _TEXT_DAMAGE = 10
+# Of each reason and language, so many that were dropped.
+_DROPPED = 3
 # Of each step: what came out, for a column; and what happens.
 _STEPS = {
     "documents": (
@@ -436,7 +440,11 @@ def _damage(funnel: Funnel) -> Html:
 
 
 def _dropped(funnel: Funnel) -> Html:
-    few = [item for _, found in sorted(funnel.reading.few.items()) for _, item in found]
+    few = [
+        item
+        for _, found in sorted(funnel.reading.few.items())
+        for _, item in found[:_DROPPED]
+    ]
     if not few:
         return Html("")
     rows = [
@@ -451,11 +459,24 @@ def _dropped(funnel: Funnel) -> Html:
     return section(
         "What was dropped",
         paragraph("Some texts that became no document, for every reason and language."),
+        _letters(funnel),
         fill(
             "<details><summary>{n} texts</summary>{table}</details>",
             n=len(rows),
             table=table(("reason", "language", "characters", "page"), rows, "places"),
         ),
+    )
+
+
+def _letters(funnel: Funnel) -> Html:
+    """Where more of what was dropped lies, if it was written down."""
+    folder = FileSystems.join(funnel.root, letters.FOLDER)
+    if not FileSystems.exists(folder):
+        return Html("")
+    return fill(
+        "<p>More of them, of every stage, and how to try them again: "
+        "<code>{folder}</code></p>",
+        folder=folder,
     )
 
 

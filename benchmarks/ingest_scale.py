@@ -22,6 +22,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from bench_crawl import OURS
 
 MAX_GROWTH = 0.1  # Of the peak from 200 MB to 2 GB, and of a page's cost at 16 ×.
@@ -80,13 +81,14 @@ def measure(folder: Path, num_pages: int) -> Run:
     xinst = Path(sys.executable).with_name("xinst")
     command = f"{xinst} run {folder}/recipe.toml --store {store} --until documents"
     log, reading_peak = folder / "log", 0
+    pages: dict[str, int] = {}
     with log.open("w") as file:
         process = subprocess.Popen(
             command.split(), stdout=file, stderr=subprocess.STDOUT
         )
     while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
         peak = _peak(process.pid)
-        if num_read(log.read_text("utf-8")) < num_pages:
+        if num_read(store, pages) < num_pages:
             reading_peak = peak
         time.sleep(0.05)
     _, status, usage = ended
@@ -94,16 +96,24 @@ def measure(folder: Path, num_pages: int) -> Run:
     said = log.read_text("utf-8")
     if process.returncode != 0:
         raise RuntimeError(f"{command} failed:\n{said}")
-    if num_read(said) != num_pages:
+    if num_read(store, pages) != num_pages:
         raise RuntimeError(f"The run did not read {num_pages:,} pages:\n{said}")
     seconds = usage.ru_utime + usage.ru_stime
     return Run(seconds, reading_peak, usage.ru_maxrss * 1024)
 
 
-def num_read(log: str) -> int:
-    """Pages in the ranges that a run says it has read."""
-    counts = re.findall(r"^documents: .*: ([\d,]+) pages, ", log, re.MULTILINE)
-    return sum(int(count.replace(",", "")) for count in counts)
+def num_read(store: Path, pages: dict[str, int]) -> int:
+    """Pages in the ranges that a run has committed.
+
+    Args:
+      store: Of the run.
+      pages: Of each part that was looked at before; others are added.
+    """
+    for part in store.glob("documents/*/*.parquet"):
+        if part.name not in pages:
+            facts = pq.read_metadata(part).metadata[b"x-instruction"]
+            pages[part.name] = json.loads(facts)["pages"]
+    return sum(pages.values())
 
 
 def _peak(process_id: int) -> int:
