@@ -9,7 +9,7 @@ RECIPE := examples/demo.toml
 export TF_CPP_MIN_LOG_LEVEL = 3
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test lint types install bench-ingest bench-engine tpu-fit golden clean
+.PHONY: demo test test-stream lint types install bench-ingest bench-engine tpu-fit golden clean
 
 demo: $(VENV)/.demo $(OUT)/crawl $(OUT)/checkpoints/generator/config.json
 	$(BIN)/xinst refine $(RECIPE) --store $(OUT)/store --runner=FnApiRunner \
@@ -40,6 +40,15 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 install: $(VENV)/.test
+
+# A source that grows, on a runner that streams; needs Go. Beam and Prism have one version.
+PRISM_VERSION := v2.77.0
+
+test-stream: $(VENV)/.test $(BIN)/prism
+	PRISM=$(CURDIR)/$(BIN)/prism $(BIN)/python -m pytest -q -m cluster tests/beam_pipelines/test_follow.py
+
+$(BIN)/prism: | $(VENV)/.demo
+	GOBIN=$(CURDIR)/$(BIN) go install github.com/apache/beam/sdks/v2/go/cmd/prism@$(PRISM_VERSION)
 
 # Installed once for each set of extras; a change of pins or of setup.py renews it.
 $(VENV)/.demo: setup.py constraints.txt

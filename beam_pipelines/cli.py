@@ -47,6 +47,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--until", choices=["documents", "candidates", "scores"], default="scores"
     )
 
+    follow = commands.add_parser(
+        "follow",
+        help="run on a source that grows: its new files, as they come",
+        epilog="Every other flag is Beam's, such as --runner=FlinkRunner.",
+    )
+    follow.add_argument("recipe", help="a TOML file")
+    follow.add_argument(
+        "--store", required=True, help="folder of what was made already"
+    )
+    follow.add_argument(
+        "--until", choices=["documents", "candidates", "scores"], default="scores"
+    )
+    follow.add_argument(
+        "--every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="from one look at the source to the next",
+    )
+    follow.add_argument(
+        "--for",
+        type=float,
+        dest="lasts",
+        metavar="SECONDS",
+        help="take no more looks after that; by default it goes on until it is stopped",
+    )
+
     refine = commands.add_parser(
         "refine",
         help="train, rate, keep and train again, in rounds",
@@ -59,6 +86,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     refine.add_argument(
         "--rounds", type=int, help="stop after so many; all of the recipe's by default"
     )
+
+    plan = commands.add_parser(
+        "plan", help="say what a recipe will give and take, from a sample"
+    )
+    plan.add_argument("recipe", help="a TOML file")
+    plan.add_argument(
+        "--sample",
+        type=float,
+        default=64.0,
+        metavar="MB",
+        help="so much of the source is read, in small pieces from all over it; 64",
+    )
+    plan.add_argument(
+        "--documents",
+        type=int,
+        default=32,
+        metavar="N",
+        help="try the models on so many; 32. 0: leave them alone",
+    )
+    plan.add_argument(
+        "--price",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=AMOUNT",
+        help="of cpu or accelerator (an hour of one), read or stored (a GB)",
+    )
+    plan.add_argument("--json", metavar="OUT", help="write the figures there too")
 
     report = commands.add_parser("report", help="write what a store holds as a page")
     report.add_argument("store", help="a folder that `xinst run` made")
@@ -97,15 +152,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     evaluate.add_argument("--json", metavar="OUT", help="write the figures there too")
 
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("run", "refine"):
+    if rest and options.command not in ("run", "follow", "refine"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
         if options.command == "train":
             _train(options.model, recipes.load(options.recipe))
         elif options.command == "run":
             _run(recipes.load(options.recipe), options.store, options.until, rest)
+        elif options.command == "follow":
+            recipe, every = recipes.load(options.recipe), options.every
+            _run(recipe, options.store, options.until, rest, every, options.lasts)
         elif options.command == "refine":
             _refine(recipes.load(options.recipe), options.store, options.rounds, rest)
+        elif options.command == "plan":
+            _plan(options)
         elif options.command == "check":
             return 0 if _check(options) else 1
         elif options.command == "eval":
@@ -153,33 +213,55 @@ def explain(error: BaseException) -> str:
 
 
 def _run(
-    recipe: recipes.Recipe, root: str, until: str, beam_arguments: list[str]
+    recipe: recipes.Recipe,
+    root: str,
+    until: str,
+    beam_arguments: list[str],
+    every: float | None = None,
+    lasts: float | None = None,
 ) -> None:
+    """Runs the pipeline; if `every` is given, on a source that grows."""
     show_progress()
     import apache_beam as beam
     from apache_beam.metrics.metric import MetricsFilter
 
-    from beam_pipelines import report
+    from beam_pipelines import letters, report
+    from beam_pipelines.follow import Looks
     from beam_pipelines.generate import describe_usage
     from beam_pipelines.pipeline import Path as PipelinePath
+    from beam_pipelines.progress import Progress
     from beam_pipelines.store import unread
 
-    options, store = pipeline_options(beam_arguments), _opened(recipe, root)
-    with beam.Pipeline(options=options) as pipeline:
-        path = PipelinePath(pipeline, recipe, store, until=until)
+    options = pipeline_options(beam_arguments)
+    looks = None if every is None else Looks(every=every, lasts=lasts)
+    if looks:
+        _stream(options, for_ever=lasts is None)
+    store = _opened(recipe, root)
+    # The pipeline runs where its block ends, and the progress ends after that.
+    with Progress() as progress, beam.Pipeline(options=options) as pipeline:
+        path = PipelinePath(pipeline, recipe, store, until=until, looks=looks)
         getattr(path, until)
-    print(report.as_text(report.read_funnel(root)))
+        if not looks:
+            progress.watch(path.watch)
+    if _is_only_submitted(options):
+        print(f"Submitted. `xinst report {root}` tells what it has made by then.")
+        return
+    funnel = report.read_funnel(root)
+    print(report.as_text(funnel))
+    if line := letters.as_text(root, letters.write(funnel)):
+        print(line)
     engine = MetricsFilter().with_namespace("engine")
     counted = pipeline.result.metrics().query(engine)["counters"]
     used: collections.Counter[str] = collections.Counter()
     for counter in counted:
-        used[counter.key.metric.name] += counter.result
+        # Prism answers None where nothing was counted.
+        used[counter.key.metric.name] += counter.result or 0
     if line := describe_usage(used):
         print(line)
-    if letters := unread(store.documents):
-        first = letters[0]
+    if missing := unread(store.documents):
+        first = missing[0]
         raise RuntimeError(
-            f"{len(letters):,} files or parts of files could not be read; the same "
+            f"{len(missing):,} files or parts of files could not be read; the same "
             f"command tries them again. The first is {first['file']}: {first['detail']}"
         )
 
@@ -188,11 +270,40 @@ def _refine(
     recipe: recipes.Recipe, root: str, rounds: int | None, beam_arguments: list[str]
 ) -> None:
     show_progress()
-    from beam_pipelines import refine
+    from beam_pipelines import letters, refine
+    from beam_pipelines.funnel import read_funnel
 
     options, store = pipeline_options(beam_arguments), _opened(recipe, root)
     wanted = recipe.refine.rounds if rounds is None else rounds
     print(refine.as_text(refine.refine(recipe, store, wanted, options)))
+    if line := letters.as_text(root, letters.write(read_funnel(root))):
+        print(line)
+
+
+def _stream(options: "PipelineOptions", *, for_ever: bool) -> None:
+    """Makes the options those of a source that grows.
+
+    Raises:
+      ValueError: The runner cannot take it.
+    """
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    standard = options.view_as(StandardOptions)
+    standard.streaming = True
+    if for_ever and standard.runner == "FnApiRunner":
+        raise ValueError(
+            "FnApiRunner ends a step before it begins the next, so it comes to nothing "
+            "on a source without an end. Say --for SECONDS, or name a runner that "
+            "streams: --runner=PrismRunner, FlinkRunner or DataflowRunner."
+        )
+
+
+def _is_only_submitted(options: "PipelineOptions") -> bool:
+    """Whether a run ends before its job: a template, or a job not waited for."""
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
+
+    template = options.view_as(GoogleCloudOptions).template_location
+    return bool(template) or options.view_as(StandardOptions).no_wait_until_finish
 
 
 def _opened(recipe: recipes.Recipe, root: str) -> "Store":
@@ -211,6 +322,7 @@ def pipeline_options(arguments: Sequence[str]) -> "PipelineOptions":
     Raises:
       ValueError: Beam knows no such flag.
     """
+    from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
     from beam_pipelines import pipeline  # noqa: F401  (declares our own flags)
@@ -232,6 +344,8 @@ def pipeline_options(arguments: Sequence[str]) -> "PipelineOptions":
     if not standard.runner:
         # "DirectRunner" picks between two runners by what the pipeline contains.
         standard.runner = "FnApiRunner"
+    # The store is opened before there is a pipeline; credentials are looked for once.
+    FileSystems.set_options(options)
     return options
 
 
@@ -247,6 +361,21 @@ def _report(root: str, out: str) -> None:
         )
     report.write(root, out)
     print(f"Report: {out}")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    show_progress()
+    from beam_pipelines import plan
+
+    made = plan.predict(
+        recipes.load(options.recipe),
+        round(options.sample * 1e6),
+        options.documents,
+        plan.prices_of(options.price),
+    )
+    print(plan.as_text(made))
+    if options.json:
+        _write_json(options.json, plan.as_json(made))
 
 
 def _check(options: argparse.Namespace) -> bool:
@@ -266,9 +395,13 @@ def _eval(options: argparse.Namespace) -> None:
     )
     print(choice.as_text(rates))
     if options.json:
-        out = Path(options.json)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(choice.as_json(rates), indent=1))
+        _write_json(options.json, choice.as_json(rates))
+
+
+def _write_json(path: str, value: object) -> None:
+    out = Path(path)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(value, indent=1))
 
 
 def _train(model: str, recipe: recipes.Recipe) -> None:

@@ -43,11 +43,17 @@ _MAX_GAP_SHARE = 1 / 32
 _MAX_RUN_BYTES = 8 << 20
 
 
-def source_files(source: Source) -> list[tuple[str, int | None]]:
+def source_files(
+    source: Source, *, grows: bool = False
+) -> list[tuple[str, int | None]]:
     """The files of a source: path below its root, and size in bytes.
 
     A crawl's path list tells no sizes: asking for 90,000 would take hours here, so the
     workers that read the files ask.
+
+    Args:
+      source: Of a recipe.
+      grows: Whether files are still to come: a pattern may match none yet.
 
     Raises:
       ValueError: A pattern matches nothing, or a path list is not usable.
@@ -62,7 +68,7 @@ def source_files(source: Source) -> list[tuple[str, int | None]]:
     for pattern in (*source.warc, *source.wet):
         full = full_path(root, pattern)
         found = FileSystems.match([full])[0].metadata_list
-        if not found:
+        if not found and not grows:
             raise ValueError(
                 f"source: {full!r} matches no file. Was it made? Relative paths "
                 "are taken from the folder that the command runs in."

@@ -7,6 +7,7 @@ is dropped on the way; the step that read a range writes what came of it.
 import collections
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import tld
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import PBegin, PCollection
+from apache_beam.pvalue import PCollection
 
 from beam_pipelines import extract, language, members, quality, scrub, warc
 from beam_pipelines import store as stores
@@ -162,13 +163,13 @@ def parts_of(names: Iterable[str], size: int | None) -> list[str]:
     """
     names = list(names)
     if size is None:
-        sizes = collections.Counter(_covered(name)[0] for name in names)
+        sizes = collections.Counter(place_of(name)[0] for name in names)
         size = max(sizes, key=lambda s: (sizes[s], s), default=0)
-    mine = (name for name in names if _covered(name)[0] == size)
+    mine = (name for name in names if place_of(name)[0] == size)
     kept: list[str] = []
     end = 0
-    for name in sorted(mine, key=lambda n: (_covered(n)[1], -_covered(n)[2])):
-        _, start, stop = _covered(name)
+    for name in sorted(mine, key=lambda n: (place_of(n)[1], -place_of(n)[2])):
+        _, start, stop = place_of(name)
         if start >= end:
             kept.append(name)
             end = stop
@@ -186,7 +187,7 @@ def uncovered(path: str, size: int, names: Iterable[str]) -> Iterator[ByteRange]
     at = 0
     # The end of the file closes the last gap; a file of 0 bytes is a range too.
     end = max(size, 1)
-    covered = [_covered(name) for name in parts_of(names, size)]
+    covered = [place_of(name) for name in parts_of(names, size)]
     for _, start, stop in (*covered, (size, end, end)):
         while at < start:
             cut = min(start, (at // warc.SPLIT_BYTES + 1) * warc.SPLIT_BYTES)
@@ -198,7 +199,7 @@ def uncovered(path: str, size: int, names: Iterable[str]) -> Iterator[ByteRange]
 def known_size(names: Iterable[str]) -> int | None:
     """The size of a file that its parts cover whole; None if they do not."""
     names = list(names)
-    sizes = {_covered(name)[0] for name in names}
+    sizes = {place_of(name)[0] for name in names}
     return next((s for s in sorted(sizes) if not any(uncovered("", s, names))), None)
 
 
@@ -210,8 +211,8 @@ def by_path(names: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _covered(name: str) -> tuple[int, int, int]:
-    """Size of the file, start and stop of the range, of a part's name."""
+def place_of(name: str) -> tuple[int, int, int]:
+    """Size of the file, start and stop of the range, of a part's name; in bytes."""
     size, start, stop = map(int, name.removesuffix(".parquet").split("-")[1:])
     return size, start, stop
 
@@ -219,10 +220,11 @@ def _covered(name: str) -> tuple[int, int, int]:
 class ReadDocuments(beam.PTransform):
     """The documents of a recipe's source, from the store or newly read.
 
+    Takes the paths of the snapshots that name files and parts.
+
     Args:
       recipe: Names the source.
       store: Where parts are found and committed.
-      snapshot: Path of the list of files and parts.
       to_store_only: Whether nothing follows: then no documents come out.
     """
 
@@ -230,26 +232,23 @@ class ReadDocuments(beam.PTransform):
         self,
         recipe: Recipe,
         store: stores.Store,
-        snapshot: str,
         *,
         to_store_only: bool = False,
     ) -> None:
         super().__init__()
         self._recipe = recipe
         self._store = store
-        self._snapshot = snapshot
         self._to_store_only = to_store_only
 
-    def expand(self, pipeline: PBegin) -> PCollection[Document]:
+    def expand(self, snapshots: PCollection[str]) -> PCollection[Document]:
         stage = self._store.documents
-        snapshot = pipeline | "Snapshot" >> beam.Create([self._snapshot])
         commit = _Commit(self._recipe, stage)
         if self._recipe.source.index:
-            plan = snapshot | "Index" >> _PlanByIndex(self._recipe, self._store)
+            plan = snapshots | "Index" >> _PlanByIndex(self._recipe, self._store)
             read = beam.ParDo(_ReadCaptures(commit))
         else:
             plan = (
-                snapshot
+                snapshots
                 | "Files" >> beam.FlatMap(_files_and_parts, stage.folder)
                 # A crawl's files come out of one element: spread them over the workers.
                 | "SpreadFiles" >> beam.Reshuffle()
@@ -268,6 +267,36 @@ class ReadDocuments(beam.PTransform):
             | "ReadPart" >> beam.FlatMap(_stored_documents, stage.folder)
         )
         return (newly, stored) | beam.Flatten()
+
+
+class StoredDocuments(beam.PTransform):
+    """The documents that a store holds, whatever source they came from.
+
+    Takes the paths of the snapshots that name the parts.
+
+    Args:
+      store: Where they lie.
+    """
+
+    def __init__(self, store: stores.Store) -> None:
+        super().__init__()
+        self._store = store
+
+    def expand(self, snapshots: PCollection[str]) -> PCollection[Document]:
+        folder = self._store.documents.folder
+        by_index = self._store.recipe.source.index
+        return (
+            snapshots
+            | "Parts" >> beam.FlatMap(_whole_parts, folder, by_index)
+            | "SpreadParts" >> beam.Reshuffle()
+            | "ReadPart" >> beam.FlatMap(_stored_documents, folder)
+        )
+
+
+def _whole_parts(snapshot: str, folder: str, by_index: bool) -> Iterator[str]:
+    for names in by_path(stores.snapshot_names(snapshot, folder)).values():
+        # What an index chose of a file may differ from part to part, and count twice.
+        yield from names if by_index else parts_of(names, None)
 
 
 STORED = "stored"
@@ -379,7 +408,7 @@ class _ReadIndex(beam.DoFn):
                 raise ValueError(f"{path}: {error}") from error
         facts = {"path": path, "captures": len(found)}
         stores.write_part(self._stage, path_key(path), map(to_row, found), facts)
-        _log.info("index: %s: %s records chosen", path, f"{len(found):,}")
+        Metrics.counter("captures", "written").inc(len(found))
         yield from found
 
 
@@ -485,30 +514,19 @@ class _Commit:
         facts = dataclasses.asdict(piece) | {"bytes": num_bytes}
         yield from self.write(part_name(piece), facts, reading)
 
-    def reading(self) -> "_Reading":
+    def reading(self) -> "Reading":
         """Where the pages of a new part go."""
-        return _Reading(self._recipe)
+        return Reading(self._recipe)
 
     def write(
-        self, part: str, facts: Mapping[str, Any], reading: "_Reading"
+        self, part: str, facts: Mapping[str, Any], reading: "Reading"
     ) -> Iterator[Document]:
         """Commits a part, and passes on its documents."""
         documents = reading.documents
         rows = map(to_row, documents)
         stores.write_part(self._stage, part, rows, {**facts, **reading.facts()})
-        _log.info(
-            "documents: %s, %s bytes%s: %s pages, %s documents, %s flaws",
-            facts["path"],
-            f"{facts['bytes']:,}",
-            f" from {facts['start']:,}" if "start" in facts else "",
-            f"{reading.pages:,}",
-            f"{len(documents):,}",
-            f"{reading.num_flaws:,}",
-        )
-        Metrics.counter("documents", "pages").inc(reading.pages)
-        for document in documents:
-            Metrics.counter("documents", document.language).inc()
-            yield document
+        reading.count()
+        yield from documents
 
     def give_up(self, part: str, path: str, offset: int, error: Exception) -> None:
         """Writes down that a file could not be had: a dead letter, not a part.
@@ -524,13 +542,22 @@ class _Commit:
         stores.write_json(FileSystems.join(self._stage.folder, name), letter)
 
 
-class _Reading:
+class Reading:
     """What comes of the pages of one part, and what is said of its making.
 
-    The funnel is read from these facts.
+    The funnel is read from these facts. All of it happens in one thread.
+
+    Args:
+      recipe: Decides what becomes of a page.
+
+    Attributes:
+      documents: In the order of their pages.
+      pages: That were read.
+      num_flaws: Places that could not be read.
     """
 
     def __init__(self, recipe: Recipe) -> None:
+        self._started = time.thread_time()
         self.documents: list[Document] = []
         self.pages = 0
         self.num_flaws = 0
@@ -547,12 +574,14 @@ class _Reading:
                 self._flaws.append(item)
             return
         self.pages += 1
+        detail = ""
         try:
             results = documents_of(item, self._recipe)
-        except Exception:
+        except Exception as error:
             # The libraries below meet pages that nobody foresaw; one costs itself.
             _log.exception("documents: %s failed", item.url)
             results = [Drop("failed", "", len(item.body))]
+            detail = f"{type(error).__name__}: {error}"
         for result in results:
             if isinstance(result, Document):
                 self.documents.append(result)
@@ -560,11 +589,24 @@ class _Reading:
             self._drops[result.reason, result.language] += 1
             if self._drops[result.reason, result.language] <= _SAMPLES:
                 sample = {"url": item.url, "offset": item.warc_offset}
+                sample |= {"detail": detail} if detail else {}
                 self._samples.append(dataclasses.asdict(result) | sample)
 
+    def count(self) -> None:
+        """Adds what came of the pages to Beam's metrics."""
+        Metrics.counter("documents", "pages").inc(self.pages)
+        Metrics.counter("documents", "flaws").inc(self.num_flaws)
+        for code, count in collections.Counter(
+            document.language for document in self.documents
+        ).items():
+            stores.count_outcome("documents", code, None, count)
+        for (reason, code), count in self._drops.items():
+            stores.count_outcome("documents", code, reason, count)
+
     def facts(self) -> dict[str, Any]:
-        """For the part's metadata."""
+        """For the part's metadata; `seconds` are those of the processor."""
         return {
+            "seconds": round(time.thread_time() - self._started, 3),
             "pages": self.pages,
             "drops": [[*key, count] for key, count in sorted(self._drops.items())],
             "num_flaws": self.num_flaws,

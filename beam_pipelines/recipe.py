@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import tomllib
 import types
 import typing
@@ -40,7 +41,8 @@ class Source:
     Attributes:
       warc: Paths or patterns of WARC files, on any filesystem that Beam knows.
       wet: The same for WET files, whose text is extracted already.
-      crawl: A crawl of Common Crawl's, such as `CC-MAIN-2026-04`, instead of files.
+      crawl: A crawl of Common Crawl's, such as `CC-MAIN-2026-04`, instead of files; of
+        CC-NEWS, which never ends, a month: `CC-NEWS/2026/11`.
       kind: Which files of the crawl are read: `warc` or `wet`.
       index: Whether the crawl's columnar index chooses records first, by the languages
         that it declares; only those are fetched. Cheaper for rare languages, dearer for
@@ -76,10 +78,11 @@ class Source:
             _check(self.kind == "warc", self, "a crawl for kind")
         # The index says where records of WARC files lie.
         _check(not self.index or self.kind == "warc", self, "kind warc with index")
+        name = re.sub(r"(?<=.)/\d{4}/\d\d$", "", self.crawl)
         _check(
-            not set(self.crawl) & set("/\\*?[") and not self.crawl.startswith("."),
+            not set(name) & set("/\\*?[") and not name.startswith("."),
             self,
-            "crawl to be a name such as CC-MAIN-2026-04",
+            "crawl to be a name such as CC-MAIN-2026-04 or CC-NEWS/2026/11",
         )
 
     @property

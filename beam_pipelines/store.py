@@ -14,11 +14,11 @@ import dataclasses
 import hashlib
 import io
 import json
-import logging
-import time
+import threading
 import types
 import typing
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +29,7 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import PCollection
+from apache_beam.transforms.window import GlobalWindow
 
 from beam_pipelines import recipe as recipes
 from beam_pipelines.schema import Candidate, Capture, Document, Score, from_row, to_row
@@ -38,7 +39,6 @@ UNREAD = ".unread.json"
 # What the rounds of refinement did, in the store's own folder.
 REFINEMENT = "refinement.json"
 _METADATA = b"x-instruction"
-_log = logging.getLogger("xinst")
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
@@ -81,10 +81,11 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """What a part holds: rows, and facts about their making."""
+    """What a part holds: rows, and facts about their making; and where it lies."""
 
     rows: list[dict[str, Any]]
     facts: dict[str, Any]
+    path: str
 
 
 class Store:
@@ -209,7 +210,12 @@ class Store:
 
 
 def take_snapshot(
-    store: Store, stages: Sequence[Stage], files: list[Any], index: Sequence[str] = ()
+    store: Store,
+    stages: Sequence[Stage],
+    files: list[Any],
+    index: Sequence[str] = (),
+    *,
+    after: str = "",
 ) -> str:
     """Writes down which files there are to read, and which parts there are already.
 
@@ -220,6 +226,8 @@ def take_snapshot(
       stages: Those whose parts are wanted.
       files: Of the source: (path, size in bytes).
       index: Of the source's columnar index, the files.
+      after: Path of the snapshot that this one adds files to. The parts that there are
+        were named by the first one, and are not named again.
 
     Returns:
       The snapshot's path.
@@ -227,7 +235,8 @@ def take_snapshot(
     content = {
         "files": files,
         "index": list(index),
-        "parts": {s.folder: part_names(s) for s in stages},
+        "parts": {s.folder: [] if after else part_names(s) for s in stages},
+        "after": after,
     }
     name = hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
     path = FileSystems.join(store.root, "snapshots", f"{name}.json")
@@ -261,7 +270,11 @@ def unread(stage: Stage) -> list[dict[str, Any]]:
 
 def forget_unread(stage: Stage) -> None:
     """Removes the dead letters of an earlier run, since all is tried again."""
-    pattern = FileSystems.join(stage.folder, f"*{UNREAD}")
+    forget(FileSystems.join(stage.folder, f"*{UNREAD}"))
+
+
+def forget(pattern: str) -> None:
+    """Removes small files that an earlier run left."""
     if found := FileSystems.match([pattern])[0].metadata_list:
         FileSystems.delete([metadata.path for metadata in found])
 
@@ -277,11 +290,19 @@ def write_part(
       rows: From `schema.to_row`.
       facts: About their making, as JSON values.
     """
-    schema = stage.schema.with_metadata({_METADATA: json.dumps(facts)})
+    content = part_bytes(stage.record, rows, facts)
+    _commit(FileSystems.join(stage.folder, f"{name}.parquet"), content)
+
+
+def part_bytes(
+    record: type[Any], rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> bytes:
+    """What a part of such records is as a file."""
+    schema = _arrow_schema(record).with_metadata({_METADATA: json.dumps(facts)})
     table = pa.Table.from_pylist(list(rows), schema=schema)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    _commit(FileSystems.join(stage.folder, f"{name}.parquet"), buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_part(path: str) -> Part:
@@ -297,7 +318,14 @@ def read_part(path: str) -> Part:
     rows = table.to_pylist()
     for row in rows:
         row.update({name: dict(row[name]) for name in maps})
-    return Part(rows=rows, facts=facts)
+    return Part(rows=rows, facts=facts, path=path)
+
+
+def read_footer(path: str) -> tuple[int, dict[str, Any]]:
+    """How many rows a part has, and its facts; the rows are not read."""
+    with FileSystems.open(path, compression_type=_AS_IT_IS) as stream:
+        footer = pq.read_metadata(pa.PythonFile(stream, mode="r"))
+    return footer.num_rows, json.loads(footer.metadata[_METADATA])
 
 
 def read_stage(stage: Stage) -> Iterator[Part]:
@@ -309,6 +337,12 @@ def read_stage(stage: Stage) -> Iterator[Part]:
 def write_json(path: str, value: Any) -> None:
     """Commits a small file."""
     _commit(path, json.dumps(value, ensure_ascii=False, indent=1).encode())
+
+
+def write_lines(path: str, values: Iterable[Any]) -> None:
+    """Commits a small file with a line of JSON for each value."""
+    lines = (json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+    _commit(path, "".join(lines).encode())
 
 
 def read_json(path: str) -> Any:
@@ -367,33 +401,34 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class Resume(beam.PTransform):
     """A stage's results: what the store holds, and the rest made and committed.
 
+    Takes the inputs, and the paths of the snapshots that name the parts, in the same
+    windows; the live folder is never looked at.
+
     Args:
       stage: Whose parts are read and written.
-      snapshot: Path of the list of parts; the live folder is never looked at.
-      compute: From inputs to results, one each. Results carry their input.
+      compute: From lists of inputs to lists of results, one each. Results carry their
+        input.
       nested: The field of a result that holds its input.
-      part_rows: Results in a part.
+      part_rows: Results in a part, about.
     """
 
     def __init__(
         self,
         stage: Stage,
-        snapshot: str,
         compute: beam.PTransform,
         nested: str,
         part_rows: int,
     ) -> None:
         super().__init__()
         self._stage = stage
-        self._snapshot = snapshot
         self._compute = compute
         self._nested = nested
         self._part_rows = part_rows
 
-    def expand(self, inputs: PCollection[Any]) -> PCollection[Any]:
+    def expand(self, given: Any) -> PCollection[Any]:
+        inputs, snapshots = given
         stored = (
-            inputs.pipeline
-            | "Snapshot" >> beam.Create([self._snapshot])
+            snapshots
             | "Parts" >> beam.FlatMap(snapshot_parts, self._stage.folder)
             | "SpreadParts" >> beam.Reshuffle()
             | "ReadParts" >> beam.FlatMap(lambda path: read_part(path).rows)
@@ -408,16 +443,20 @@ class Resume(beam.PTransform):
                 "to_do", main="known"
             )
         )
-        made = (
+        batches = (
             joined.to_do
-            | "Compute" >> self._compute
-            | "Batch"
-            >> beam.BatchElements(
-                min_batch_size=self._part_rows, max_batch_size=self._part_rows
+            | "Batches" >> _Batches(self._part_rows)
+            | "ReadBack"
+            >> beam.ParDo(_ReadBack(self._stage, self._nested)).with_outputs(
+                "to_do", main="committed"
             )
+        )
+        made = (
+            batches.to_do
+            | "Compute" >> self._compute
             | "Commit" >> beam.ParDo(_Commit(self._stage))
         )
-        return (joined.known, made) | beam.Flatten()
+        return (joined.known, batches.committed, made) | beam.Flatten()
 
 
 class _Known(beam.DoFn):
@@ -440,39 +479,135 @@ class _Known(beam.DoFn):
             yield from_row(self._record, row, **{self._nested: item})
 
 
+class _Batches(beam.PTransform):
+    """Inputs in lists. The same inputs give the same lists, whoever cuts them.
+
+    So a batch that is tried again finds the part that the first try committed.
+
+    Args:
+      rows: In a list, about: which one an input is in hangs on its key alone.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def expand(self, inputs: PCollection[Any]) -> PCollection[list[Any]]:
+        count = beam.CombineGlobally(beam.combiners.CountCombineFn())
+        # With windows Beam knows no count of nothing; without any, none is asked for.
+        number = inputs | "Count" >> count.without_defaults()
+        return (
+            inputs
+            | "ByBatch" >> beam.Map(_by_batch, self._rows, beam.pvalue.AsIter(number))
+            | "Group" >> beam.GroupByKey()
+            | "List"
+            >> beam.MapTuple(lambda _, items: sorted(items, key=lambda item: item.key))
+        )
+
+
+def _by_batch(item: Any, rows: int, counts: Iterable[int]) -> tuple[int, Any]:
+    number = -(-sum(counts) // rows)
+    digest = hashlib.blake2b(item.key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % number, item
+
+
+class _ReadBack(beam.DoFn):
+    """Results that this very run has committed; batches without go to `to_do`.
+
+    A runner that tries a bundle again does so from its start, and what a model wrote
+    in it was paid for. Only the part of the whole batch is asked for: it is read, or it
+    is made, and so nothing is lost.
+    """
+
+    def __init__(self, stage: Stage, nested: str) -> None:
+        self._stage = stage
+        self._nested = nested
+
+    def process(self, batch: list[Any]) -> Iterator[Any]:
+        name = _batch_name(item.key for item in batch)
+        path = FileSystems.join(self._stage.folder, f"{name}.parquet")
+        if not FileSystems.exists(path):
+            yield beam.pvalue.TaggedOutput("to_do", batch)
+            return
+        inputs = {item.key: item for item in batch}
+        for row in read_part(path).rows:
+            item = inputs[row["key"]]
+            yield from_row(self._stage.record, row, **{self._nested: item})
+
+
+def _batch_name(keys: Iterable[str]) -> str:
+    return hashlib.blake2b("\n".join(sorted(keys)).encode(), digest_size=16).hexdigest()
+
+
 class _Commit(beam.DoFn):
     """Writes each batch of results as a part, and passes the results on."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._name = FileSystems.split(FileSystems.split(stage.folder)[0])[1]
-        self._num_results = 0
-        self._started = 0.0
 
     def start_bundle(self) -> None:
-        self._num_results, self._started = 0, time.monotonic()
+        # Of a bundle that failed before it came here.
+        take_spent()
 
     def process(self, results: list[Any]) -> Iterator[Any]:
         rows = [to_row(result) for result in results]
-        keys = "\n".join(sorted(row["key"] for row in rows))
-        name = hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()
-        write_part(self._stage, name, rows, {"rows": len(rows)})
-        self._num_results += len(rows)
-        _log.info(
-            "%s: %s written, %.1f/s",
-            self._name,
-            f"{self._num_results:,}",
-            self._num_results / max(time.monotonic() - self._started, 1e-3),
-        )
+        name = _batch_name(row["key"] for row in rows)
+        write_part(self._stage, name, rows, {"rows": len(rows), **take_spent()})
         Metrics.counter(self._name, "written").inc(len(rows))
         yield from results
+
+
+class _Spent(threading.local):
+    """What the results that this thread is making took so far."""
+
+    def __init__(self) -> None:
+        self.amounts: Counter[str] = Counter()
+
+
+_spent = _Spent()
+
+
+def spend(**amounts: float) -> None:
+    """Notes what results took: the next part of this thread says so in its facts.
+
+    Who makes results and who commits them are fused steps of one thread. Where two
+    processes share a model, either may be told what both used: only sums are right.
+    """
+    _spent.amounts.update(amounts)
+
+
+def take_spent() -> dict[str, float]:
+    """What `spend` noted in this thread since the last time."""
+    taken, _spent.amounts = _spent.amounts, Counter()
+    return dict(taken)
+
+
+def count_outcome(
+    stage: str, language: str, reason: str | None, number: int = 1
+) -> None:
+    """Counts what became of records in Beam's metrics, to watch a run by.
+
+    By language whether they go on, and by reason why not: some tens of counters a
+    stage. What is exact, and by both, is in the parts.
+
+    Args:
+      stage: The counters' namespace.
+      language: A key of `LANGUAGES`, or empty where it is not known.
+      reason: Why they go no further; None if they do.
+      number: How many there are.
+    """
+    outcome = "dropped" if reason else "passed"
+    Metrics.counter(stage, f"{language or 'unknown'}/{outcome}").inc(number)
+    if reason:
+        Metrics.counter(stage, f"reason/{reason}").inc(number)
 
 
 class WriteCounts(beam.PTransform):
     """How many (reason, language) there are, as one small file: a part of the funnel.
 
     Args:
-      path: Of the file.
+      path: Of the file. Where there are windows, each has its own: see `counts_files`.
     """
 
     def __init__(self, path: str) -> None:
@@ -482,13 +617,23 @@ class WriteCounts(beam.PTransform):
     def expand(
         self, drops: PCollection[tuple[str, str]]
     ) -> PCollection[list[tuple[str, str, int]]]:
+        together = beam.combiners.ToList()
+        if not drops.windowing.is_default():
+            # Then Beam knows no empty list; a window without drops writes nothing.
+            together = together.without_defaults()
         return (
             drops
             | "Count" >> beam.combiners.Count.PerElement()
             | "Row" >> beam.Map(_count_row)
-            | "All" >> beam.combiners.ToList()
+            | "All" >> together
             | "Write" >> beam.Map(_write_counts, self._path)
         )
+
+
+def counts_files(path: str) -> tuple[str, str]:
+    """Patterns of what `WriteCounts` writes: a whole run's file, those of windows."""
+    stem, _, ending = path.rpartition(".")
+    return path, f"{stem}-*.{ending}"
 
 
 def _count_row(counted: tuple[tuple[str, str], int]) -> tuple[str, str, int]:
@@ -497,7 +642,9 @@ def _count_row(counted: tuple[tuple[str, str], int]) -> tuple[str, str, int]:
 
 
 def _write_counts(
-    counts: list[tuple[str, str, int]], path: str
+    counts: list[tuple[str, str, int]], path: str, window: Any = beam.DoFn.WindowParam
 ) -> list[tuple[str, str, int]]:
+    if not isinstance(window, GlobalWindow):
+        path = counts_files(path)[1].replace("*", str(window.start.micros))
     write_json(path, sorted(counts))
     return counts

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import apache_beam as beam
 import boto3
 import moto.server
 import pyarrow as pa
@@ -333,7 +334,9 @@ def documents(
     snapshot = store.take_snapshot(kept, stages, files, index)
     pipeline = test_pipeline.TestPipeline(runner=FnApiRunner(), options=options)
     with pipeline:
-        found = pipeline | ingest.ReadDocuments(settings, kept, snapshot)
+        found = (
+            pipeline | beam.Create([snapshot]) | ingest.ReadDocuments(settings, kept)
+        )
         if expected is not None:
             assert_that(found, equal_to(expected))
     assert not store.unread(kept.documents)
@@ -376,7 +379,7 @@ def test_a_file_that_is_gone_is_a_dead_letter_and_no_other_is_lost(root, tmp_pat
     kept = store.Store(str(tmp_path), settings)
     snapshot = store.take_snapshot(kept, [kept.documents], files)
     with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
-        _ = pipeline | ingest.ReadDocuments(settings, kept, snapshot)
+        _ = pipeline | beam.Create([snapshot]) | ingest.ReadDocuments(settings, kept)
     (letter,) = store.unread(kept.documents)
     assert letter["file"] == "crawl-data/gone.warc.gz"
     assert "gone.warc.gz" in letter["detail"]

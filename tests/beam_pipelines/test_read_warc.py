@@ -588,7 +588,9 @@ def read_documents(
     files = crawl.source_files(settings.source)
     snapshot = store.take_snapshot(kept, [kept.documents], files)
     with beam.Pipeline(FnApiRunner(), options) as pipeline:
-        documents = pipeline | ingest.ReadDocuments(settings, kept, snapshot)
+        documents = (
+            pipeline | beam.Create([snapshot]) | ingest.ReadDocuments(settings, kept)
+        )
         assert_that(documents, equal_to(expected))
     return store.part_names(kept.documents)
 

@@ -5,6 +5,7 @@ workers do not have. Reading needs neither Beam nor the pipeline.
 """
 
 import dataclasses
+import datetime
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import tensorflow_datasets.public_api as tfds
 LANGUAGES = ("fi", "id", "th", "tr", "vi", "bn", "hi", "sw", "ta", "ur")
 # The formats of `xinst_jax` that need nothing but a web page and its instruction.
 FORMATS = ("xinstruction", "xinstruction_aug", "chat", "crossin_en_x", "afp")
+_VERSION = "0.3.0"
 _DEFAULT_RECIPE = "x_instruction.toml"
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -31,12 +33,16 @@ class XInstructionConfig(tfds.core.BuilderConfig):
         the download folder.
       languages: Only these of the recipe's; all of them by default.
       format: One of `FORMATS`: examples have `prompt` and `target` beside the rest.
+      until: A day, such as 2026-11-01. Then only pages that were captured until it is
+        over, in UTC, are taken, and only from the store: what fills it may go on. Each
+        day is a version of its own, here 0.3.20261101, beside those of other days.
     """
 
     recipe: str = _DEFAULT_RECIPE
     store: str = ""
     languages: list[str] | tuple[str, ...] = ()
     format: str = ""
+    until: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.languages, str):
@@ -53,12 +59,31 @@ class XInstructionConfig(tfds.core.BuilderConfig):
                 f"{', '.join(FORMATS)}. Those that need columns of a translation are "
                 "applied to your parallel rows: see xinst_jax/formats.py."
             )
+        if self.until:
+            own = _version_of(self.until)
+            if self.version not in (None, own):
+                raise ValueError(
+                    f"until {self.until} is version {own}; leave version out."
+                )
+            self.version: str | None = own
+
+
+def _version_of(day: str) -> str:
+    """The version that holds what was captured until a day is over."""
+    try:
+        date = datetime.date.fromisoformat(day)
+    except (TypeError, ValueError):
+        date = None
+    # Python reads other ways to write a day too; one day must be one version.
+    if date is None or date.isoformat() != day:
+        raise ValueError(f"until is {day!r}; expected a day such as '2026-11-01'.")
+    return f"{_VERSION.rpartition('.')[0]}.{date:%Y%m%d}"
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
     """English instructions with natural web text as their answers."""
 
-    VERSION = tfds.core.Version("0.3.0")
+    VERSION = tfds.core.Version(_VERSION)
     RELEASE_NOTES = {
         "0.3.0": "Refined in rounds; best pairs of a topic first, then the farthest.",
         "0.2.0": "No near duplicates, personal data masked; `robots`, `license`.",
@@ -147,6 +172,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             recipe=recipes.canonical(recipe),
             recipe_hash=recipe.examples_hash(),
             languages=list(self.builder_config.languages or recipe.languages),
+            until=self.builder_config.until,
         )
         path = pipelines.Path(
             pipeline,
@@ -154,6 +180,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             store,
             until="examples",
             languages=self.builder_config.languages,
+            up_to=self.builder_config.until,
         )
         examples = {
             split: path.examples
@@ -198,6 +225,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         from beam_pipelines import report
         from beam_pipelines.store import unread
 
+        if self.builder_config.until:
+            # The store may hold more by now, and drops are counted by file, not by day.
+            return
         self.info.metadata["funnel"] = report.as_text(
             report.read_funnel(self._store.root)
         )
