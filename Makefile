@@ -9,12 +9,12 @@ RECIPE := examples/demo.toml
 export TF_CPP_MIN_LOG_LEVEL = 3
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test test-stream lint types install bench-ingest bench-engine tpu-fit golden clean
+.PHONY: demo test test-cluster test-stream lint types install flink prism \
+	bench-ingest bench-engine tpu-fit golden clean
 
 demo: $(VENV)/.demo $(OUT)/crawl $(OUT)/checkpoints/generator/config.json
 	$(BIN)/xinst refine $(RECIPE) --store $(OUT)/store --runner=FnApiRunner \
 		--engine_batch_size=32
-	@rm -rf $(OUT)/tfds/x_instruction/demo/incomplete.*
 	$(BIN)/tfds build x_instruction --imports=tfds_builder.x_instruction \
 		--config=demo --data_dir=$(OUT)/tfds --file_format=array_record \
 		--max_shard_size_mb=128 \
@@ -41,11 +41,34 @@ types: $(VENV)/.test
 
 install: $(VENV)/.test
 
+# A real Flink cluster on this machine, killed in parts; fifteen minutes on two cores. Needs
+# Java 17 and Maven. Prism, a second runner, is built where there is Go; see below.
+FLINK := .flink
+
+test-cluster:
+ifeq ($(and $(shell command -v java),$(shell command -v mvn)),)
+	@echo "SKIPPED: no cluster was tested. It needs Java 17 and Maven, and one is missing."
+else
+	$(MAKE) $(VENV)/.test $(FLINK)/.installed
+	FLINK=$(CURDIR)/$(FLINK) $(BIN)/python -m pytest -q -m cluster tests/deploy
+endif
+
+flink: $(FLINK)/.installed
+
+$(FLINK)/.installed: deploy/flink/pom.xml | $(VENV)/.demo
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps \
+		--upgrade --target $(FLINK)/dist apache-flink-libraries==1.19.3
+	mvn -B -q -f deploy/flink/pom.xml package -Dout=$(CURDIR)/$(FLINK)/job-server
+	@touch $@
+
 # A source that grows, on a runner that streams; needs Go. Beam and Prism have one version.
 PRISM_VERSION := v2.77.0
+export PRISM ?= $(wildcard $(CURDIR)/$(BIN)/prism)
 
 test-stream: $(VENV)/.test $(BIN)/prism
-	PRISM=$(CURDIR)/$(BIN)/prism $(BIN)/python -m pytest -q -m cluster tests/beam_pipelines/test_follow.py
+	PRISM=$(CURDIR)/$(BIN)/prism $(BIN)/python -m pytest -q -m cluster tests/beam_pipelines
+
+prism: $(BIN)/prism
 
 $(BIN)/prism: | $(VENV)/.demo
 	GOBIN=$(CURDIR)/$(BIN) go install github.com/apache/beam/sdks/v2/go/cmd/prism@$(PRISM_VERSION)
@@ -114,4 +137,4 @@ $(TPU)/.installed:
 	@touch $@
 
 clean:
-	rm -rf out $(VENV) $(DATATROVE) $(TORCH) $(TPU)
+	rm -rf out $(VENV) $(FLINK) $(DATATROVE) $(TORCH) $(TPU)

@@ -246,6 +246,7 @@ def _run(
     if _is_only_submitted(options):
         print(f"Submitted. `xinst report {root}` tells what it has made by then.")
         return
+    store.tidy()
     funnel = report.read_funnel(root)
     print(report.as_text(funnel))
     if line := letters.as_text(root, letters.write(funnel)):
@@ -276,6 +277,7 @@ def _refine(
     options, store = pipeline_options(beam_arguments), _opened(recipe, root)
     wanted = recipe.refine.rounds if rounds is None else rounds
     print(refine.as_text(refine.refine(recipe, store, wanted, options)))
+    store.tidy()
     if line := letters.as_text(root, letters.write(read_funnel(root))):
         print(line)
 

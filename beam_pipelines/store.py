@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import threading
+import time
 import types
 import typing
 import uuid
@@ -38,6 +39,8 @@ from beam_pipelines.schema import Candidate, Capture, Document, Score, from_row,
 UNREAD = ".unread.json"
 # What the rounds of refinement did, in the store's own folder.
 REFINEMENT = "refinement.json"
+# Writing a part takes seconds; a temporary file untouched for so long is nobody's.
+_STALE_SECONDS = 60
 _METADATA = b"x-instruction"
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
@@ -175,6 +178,23 @@ class Store:
         if len(digests) > 1:
             name = hashlib.blake2b("".join(digests).encode(), digest_size=8).hexdigest()
         return FileSystems.join(self.root, "examples", name)
+
+    def tidy(self) -> None:
+        """Removes temporary files of writers that were killed."""
+        patterns = [
+            FileSystems.join(self.root, *folders, ".*.tmp")
+            for folders in ((), ("*",), ("*", "*"))
+        ]
+        now = time.time()
+        found = [
+            file for each in FileSystems.match(patterns) for file in each.metadata_list
+        ]
+        if stale := [
+            file.path
+            for file in found
+            if now - (file.last_updated_in_seconds or now) > _STALE_SECONDS
+        ]:
+            FileSystems.delete(stale)
 
     def _stage(self, name: str, digest: str, record: type[Any]) -> Stage:
         return Stage(FileSystems.join(self.root, name, digest), record)

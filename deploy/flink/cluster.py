@@ -62,7 +62,7 @@ heartbeat.interval: 1000
 heartbeat.timeout: 6000
 restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 5
-restart-strategy.fixed-delay.delay: 1s
+restart-strategy.fixed-delay.delay: 10s
 """
 _LOGGING = """\
 rootLogger.level = INFO
@@ -109,7 +109,9 @@ class Cluster:
             f"--parallelism={self._slots}",
             "--environment_type=EXTERNAL",
             f"--environment_config={_POOL_HOST}:{_POOL_PORT}",
-            "--environment_cache_millis=60000",
+            # Less than the delay before a job is tried again: a worker that died is
+            # forgotten by then, and the new try asks for a new one.
+            "--environment_cache_millis=4000",
         ]
 
     @property

@@ -225,6 +225,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         from beam_pipelines import report
         from beam_pipelines.store import unread
 
+        self._store.tidy()
         if self.builder_config.until:
             # The store may hold more by now, and drops are counted by file, not by day.
             return
@@ -244,6 +245,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             options = PipelineOptions(["--runner=FnApiRunner"])
             download_config = dataclasses.replace(download_config, beam_options=options)
         super()._download_and_prepare(dl_manager, download_config)
+        self._remove_unfinished()
+
+    def _remove_unfinished(self) -> None:
+        """Removes what killed builds of this version left beside this one."""
+        mine = tfds.core.Path(self.data_dir)
+        version = mine.name.rpartition("_")[2]
+        for folder in mine.parent.glob(f"incomplete.*_{version}"):
+            if folder != mine:
+                folder.rmtree()
 
     def _generate_examples(self) -> None:
         raise AssertionError("_split_generators gives the examples itself.")
