@@ -17,7 +17,6 @@ demo: $(VENV)/.demo $(OUT)/crawl $(OUT)/checkpoints/generator/config.json
 		--engine_batch_size=32
 	$(BIN)/tfds build x_instruction --imports=tfds_builder.x_instruction \
 		--config=demo --data_dir=$(OUT)/tfds --file_format=array_record \
-		--max_shard_size_mb=128 \
 		--beam_pipeline_options=runner=FnApiRunner,engine_batch_size=32
 	$(BIN)/xinst report $(OUT)/store --out $(OUT)/report.html
 	$(BIN)/python examples/show.py $(OUT)/tfds

@@ -27,7 +27,7 @@ from beam_pipelines.generate import GenerateInstructions, Speed
 from beam_pipelines.ingest import Judge, ReadDocuments, StoredDocuments
 from beam_pipelines.progress import Watch
 from beam_pipelines.recipe import Evaluator, Instructions, Recipe
-from beam_pipelines.schema import Candidate, Document, Example, Score
+from beam_pipelines.schema import Candidate, Document, Example, Score, to_row
 from beam_pipelines.store import (
     Resume,
     Stage,
@@ -412,7 +412,7 @@ def is_in_split(example: Example, split: str) -> bool:
 
 def to_features(example: Example) -> tuple[str, dict[str, Any]]:
     """An example as TFDS takes it: its key and its features."""
-    return example.id, dataclasses.asdict(example)
+    return example.id, to_row(example)
 
 
 def _check_holds(store: Store, day: str) -> None:

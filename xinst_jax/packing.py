@@ -116,35 +116,15 @@ def assign(
     return rows, sorted(left)
 
 
-def fill(documents: Sequence[Sequence[Sequence[int]]], shape: RowShape) -> Rows:
+def fill(
+    documents: Sequence[Sequence[Sequence[int] | np.ndarray]], shape: RowShape
+) -> Rows:
     """Lays out the token ids `documents[row][slot]`, as `assign` chose them."""
-    num_tokens, num_slots, size = shape.tokens, shape.slots, shape.slot_tokens
-    tokens = np.zeros((shape.rows, num_tokens), np.int32)
-    positions = np.zeros_like(tokens)
-    slot_index = np.full((shape.rows, num_slots, size), num_tokens, np.int32)
-    token_slot = np.full_like(tokens, num_slots * size)
-    lens = np.ones((shape.rows, num_slots), np.int32)
-    for row, in_row in enumerate(documents):
-        start = 0
-        for slot, ids in enumerate(in_row):
-            place, within = slice(start, start + len(ids)), np.arange(len(ids))
-            tokens[row, place] = ids
-            positions[row, place] = within
-            slot_index[row, slot, : len(ids)] = start + within
-            token_slot[row, place] = slot * size + within
-            lens[row, slot] = len(ids)
-            start += len(ids)
-    return Rows(
-        tokens=tokens,
-        positions=positions,
-        slot_index=slot_index,
-        token_slot=token_slot,
-        lens=lens,
-    )
+    return _fill([_lay(in_row) for in_row in documents], shape)
 
 
 def fill_targets(
-    documents: Sequence[Sequence[Sequence[int]]],
+    documents: Sequence[Sequence[Sequence[int] | np.ndarray]],
     prompt_tokens: Sequence[Sequence[int]],
     shape: RowShape,
     size: int,
@@ -160,21 +140,12 @@ def fill_targets(
     Returns:
       Indices into a row's tokens, T in padding, and the ids predicted, both [R, Q].
     """
-    index = np.full((shape.rows, size), shape.tokens, np.int32)
-    targets = np.zeros_like(index)
-    for row, in_row in enumerate(documents):
-        start = used = 0
-        for ids, prompt in zip(in_row, prompt_tokens[row], strict=True):
-            place = slice(used, used + len(ids) - prompt)
-            index[row, place] = np.arange(start + prompt - 1, start + len(ids) - 1)
-            targets[row, place] = ids[prompt:]
-            start += len(ids)
-            used += len(ids) - prompt
-    return index, targets
+    laid = [_lay(in_row) for in_row in documents]
+    return _fill_targets(laid, prompt_tokens, shape, size)
 
 
 def lay_out(
-    examples: Sequence[tuple[Sequence[int], int]],
+    examples: Sequence[tuple[Sequence[int] | np.ndarray, int]],
     rows: Sequence[Sequence[int]],
     shape: RowShape,
     size: int,
@@ -189,5 +160,78 @@ def lay_out(
     """
     texts = [[examples[i][0] for i in row] for row in rows]
     read = [[examples[i][1] for i in row] for row in rows]
-    index, targets = fill_targets(texts, read, shape, size)
-    return Batch(rows=fill(texts, shape), index=index, targets=targets)
+    laid = [_lay(in_row) for in_row in texts]
+    index, targets = _fill_targets(laid, read, shape, size)
+    return Batch(rows=_fill(laid, shape), index=index, targets=targets)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Row:
+    """Documents back to back, as arrays of the whole row.
+
+    A call of NumPy's for each document would cost more than its work.
+
+    Attributes:
+      ids: Of all tokens.
+      sizes: Tokens of each document.
+      place: Of each token within the row.
+      within: Of each token within its document.
+    """
+
+    ids: np.ndarray
+    sizes: np.ndarray
+    place: np.ndarray
+    within: np.ndarray
+
+
+def _lay(in_row: Sequence[Ids]) -> _Row:
+    sizes = np.fromiter(map(len, in_row), np.int32, len(in_row))
+    ends = np.cumsum(sizes, dtype=np.int32)
+    place = np.arange(sizes.sum(), dtype=np.int32)
+    within = place - np.repeat(ends - sizes, sizes)
+    ids = np.empty(len(place), np.int32)
+    if len(in_row):
+        np.concatenate(in_row, out=ids, casting="same_kind")
+    return _Row(ids, sizes, place, within)
+
+
+def _fill(laid: Sequence[_Row], shape: RowShape) -> Rows:
+    num_tokens, num_slots, size = shape.tokens, shape.slots, shape.slot_tokens
+    tokens = np.zeros((shape.rows, num_tokens), np.int32)
+    positions = np.zeros_like(tokens)
+    slot_index = np.full((shape.rows, num_slots * size), num_tokens, np.int32)
+    token_slot = np.full_like(tokens, num_slots * size)
+    lens = np.ones((shape.rows, num_slots), np.int32)
+    for number, row in enumerate(laid):
+        own = slice(0, len(row.place))
+        first = np.arange(len(row.sizes), dtype=np.int32) * size
+        slots = row.within + np.repeat(first, row.sizes)
+        tokens[number, own] = row.ids
+        positions[number, own] = row.within
+        slot_index[number, slots] = row.place
+        token_slot[number, own] = slots
+        lens[number, : len(row.sizes)] = row.sizes
+    return Rows(
+        tokens=tokens,
+        positions=positions,
+        slot_index=slot_index.reshape(shape.rows, num_slots, size),
+        token_slot=token_slot,
+        lens=lens,
+    )
+
+
+def _fill_targets(
+    laid: Sequence[_Row],
+    prompt_tokens: Sequence[Sequence[int]],
+    shape: RowShape,
+    size: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    index = np.full((shape.rows, size), shape.tokens, np.int32)
+    targets = np.zeros_like(index)
+    for number, (row, prompts) in enumerate(zip(laid, prompt_tokens, strict=True)):
+        # A target's token follows its document's prompt.
+        read = np.repeat(np.asarray(prompts, np.int32), row.sizes)
+        at = row.place[row.within >= read]
+        index[number, : len(at)] = at - 1
+        targets[number, : len(at)] = row.ids[at]
+    return index, targets

@@ -79,7 +79,6 @@ class World:
             f"--config={json.dumps(config)}",
             f"--data_dir={self.folder / out}",
             "--file_format=array_record",
-            "--max_shard_size_mb=128",
             f"--beam_pipeline_options={','.join(options)}",
         ]
 
