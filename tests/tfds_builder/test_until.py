@@ -101,7 +101,14 @@ def test_a_version_a_day_and_none_changes_when_the_store_grows(folder, fake_engi
     # What the source has by now is not asked: it may be gone.
     for file in (folder / "crawl").iterdir():
         file.unlink()
+    killed = first.parent / "incomplete.ABCDEF_0.3.20261102"
+    other = first.parent / "incomplete.ABCDEF_0.3.20261105"
+    for left in (killed, other):
+        left.mkdir()
+        (left / "half.array_record").write_text("half")
     second = build(folder, DAYS[1])
+    assert not killed.exists()
+    assert other.exists()
     assert files(first) == before
     later = content(second)
     assert {row["date"][2:12] for row in later.values()} == set(DAYS[:2])
