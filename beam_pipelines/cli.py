@@ -36,28 +36,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("model", choices=["generator", "evaluator"])
     train.add_argument("recipe", help="a TOML file")
 
-    run = commands.add_parser(
+    # What every command that runs the pipeline takes.
+    on_store = argparse.ArgumentParser(add_help=False)
+    on_store.add_argument("recipe", help="a TOML file")
+    on_store.add_argument(
+        "--store", required=True, help="folder of what was made already"
+    )
+    up_to_stage = argparse.ArgumentParser(add_help=False)
+    up_to_stage.add_argument(
+        "--until", choices=["documents", "candidates", "scores"], default="scores"
+    )
+    epilog = "Every other flag is Beam's, such as --runner=FlinkRunner."
+
+    commands.add_parser(
         "run",
         help="run the pipeline up to a stage",
-        epilog="Every other flag is Beam's, such as --runner=FlinkRunner.",
-    )
-    run.add_argument("recipe", help="a TOML file")
-    run.add_argument("--store", required=True, help="folder of what was made already")
-    run.add_argument(
-        "--until", choices=["documents", "candidates", "scores"], default="scores"
+        epilog=epilog,
+        parents=[on_store, up_to_stage],
     )
 
     follow = commands.add_parser(
         "follow",
         help="run on a source that grows: its new files, as they come",
-        epilog="Every other flag is Beam's, such as --runner=FlinkRunner.",
-    )
-    follow.add_argument("recipe", help="a TOML file")
-    follow.add_argument(
-        "--store", required=True, help="folder of what was made already"
-    )
-    follow.add_argument(
-        "--until", choices=["documents", "candidates", "scores"], default="scores"
+        epilog=epilog,
+        parents=[on_store, up_to_stage],
     )
     follow.add_argument(
         "--every",
@@ -77,11 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     refine = commands.add_parser(
         "refine",
         help="train, rate, keep and train again, in rounds",
-        epilog="Every other flag is Beam's, such as --runner=FlinkRunner.",
-    )
-    refine.add_argument("recipe", help="a TOML file")
-    refine.add_argument(
-        "--store", required=True, help="folder of what was made already"
+        epilog=epilog,
+        parents=[on_store],
     )
     refine.add_argument(
         "--rounds", type=int, help="stop after so many; all of the recipe's by default"

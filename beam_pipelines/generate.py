@@ -1,5 +1,6 @@
 """Instructions for documents: the model behind RunInference."""
 
+import abc
 import dataclasses
 import threading
 import typing
@@ -150,9 +151,9 @@ class BatchHandler(EngineHandler):
     ) -> Iterable[list[Any]]:
         yield list(self.results(batch, model))
 
+    @abc.abstractmethod
     def results(self, batch: Sequence[Any], model: OnDemand) -> Iterable[Any]:
         """One for each element, in their order."""
-        raise NotImplementedError
 
 
 def count_usage(engine: OnDemand) -> None:

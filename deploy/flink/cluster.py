@@ -7,6 +7,7 @@ kill what they like of it.
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -207,36 +208,48 @@ class Cluster:
     def _has_all_slots(self) -> bool:
         return bool(self.get("/overview")["slots-total"] == self._slots)
 
-    def _start_java(
-        self, name: str, main: str, kind: str, *arguments: str, jvm: Sequence[str] = ()
-    ) -> subprocess.Popen[bytes]:
+    @functools.cached_property
+    def _jars(self) -> list[str]:
         lib = self._home / "dist/pyflink/lib"
         flink = [*lib.glob("flink-dist-*.jar"), *sorted(lib.glob("log4j-*.jar"))]
         # Beam is Flink's own here, not the job's: only so does a worker outlive the
         # stage that started it. A pipeline has hundreds of stages, and a worker takes
         # seconds to start.
-        jars = [str(jar) for jar in (*flink, self._job_server)]
+        return [str(jar) for jar in (*flink, self._job_server)]
+
+    @functools.cached_property
+    def _memory(self) -> dict[str, tuple[list[str], list[str]]]:
+        """For JM and TM, what Java is told of memory, and what Flink is."""
         # Without Flink's own scripts, this is who shares out the memory.
         utilities = self._home / "dist/pyflink/bin/bash-java-utils.jar"
-        asked = subprocess.run(
-            [
-                "java",
-                "-cp",
-                os.pathsep.join([*jars, str(utilities)]),
-                "org.apache.flink.runtime.util.bash.BashJavaUtils",
-                f"GET_{kind}_RESOURCE_PARAMS",
-                "--configDir",
-                str(self._folder),
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        memory, dynamic = [
-            line.partition(":")[2].split()
-            for line in asked.stdout.splitlines()
-            if line.startswith("BASH_JAVA_UTILS_EXEC_RESULT:")
-        ]
+        shares = {}
+        for kind in ("JM", "TM"):
+            asked = subprocess.run(
+                [
+                    "java",
+                    "-cp",
+                    os.pathsep.join([*self._jars, str(utilities)]),
+                    "org.apache.flink.runtime.util.bash.BashJavaUtils",
+                    f"GET_{kind}_RESOURCE_PARAMS",
+                    "--configDir",
+                    str(self._folder),
+                ],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            flags, dynamic = [
+                line.partition(":")[2].split()
+                for line in asked.stdout.splitlines()
+                if line.startswith("BASH_JAVA_UTILS_EXEC_RESULT:")
+            ]
+            shares[kind] = flags, dynamic
+        return shares
+
+    def _start_java(
+        self, name: str, main: str, kind: str, *arguments: str, jvm: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
+        memory, dynamic = self._memory[kind]
         command = [
             "java",
             *memory,
@@ -245,7 +258,7 @@ class Cluster:
             f"-Dlog4j.configurationFile=file:{self._folder}/log4j2.properties",
             *jvm,
             "-cp",
-            os.pathsep.join(jars),
+            os.pathsep.join(self._jars),
             main,
             "--configDir",
             str(self._folder),
