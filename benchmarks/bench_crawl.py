@@ -897,6 +897,16 @@ def _created(folder: Path, kind: str, number: int) -> BinaryIO:
     return file
 
 
+def write_recipe(folder: Path, name: str) -> None:
+    """Writes `recipe.toml`, which reads the files of kind `plain`; no models."""
+    recipe = (
+        f'name = "{name}"\nlanguages = {json.dumps(list(OURS))}\n'
+        f'[source]\nwarc = ["{folder}/plain-*.warc.gz"]\n'
+        '[generator]\ncheckpoint = "none"\n[evaluator]\ncheckpoint = "none"\n'
+    )
+    (folder / "recipe.toml").write_text(recipe, "utf-8")
+
+
 def read_labels(folder: Path) -> dict[str, str]:
     """The language of every page of a crawl, by the id of its record."""
     lines = (folder / "labels.jsonl").read_text("utf-8").splitlines()

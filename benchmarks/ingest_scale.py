@@ -23,19 +23,10 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from bench_crawl import OURS
+from bench_crawl import write_recipe
 
 MAX_GROWTH = 0.1  # Of the peak from 200 MB to 2 GB, and of a page's cost at 16 ×.
 NUM_BODIES = 500
-RECIPE = """name = "scale"
-languages = {languages}
-[source]
-warc = ["{folder}/plain-*.warc.gz"]
-[generator]
-checkpoint = "none"
-[evaluator]
-checkpoint = "none"
-"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,8 +56,7 @@ def make(folder: Path, num_pages: int) -> int:
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    recipe = RECIPE.format(folder=folder, languages=json.dumps(list(OURS)))
-    (folder / "recipe.toml").write_text(recipe, "utf-8")
+    write_recipe(folder, "scale")
     return (folder / "plain-00000.warc.gz").stat().st_size
 
 

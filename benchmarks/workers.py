@@ -30,15 +30,6 @@ import pyarrow.parquet as pq
 
 DEMANDED = 1.7
 NUM_BODIES = 400
-RECIPE = """name = "workers"
-languages = {languages}
-[source]
-warc = ["{folder}/plain-*.warc.gz"]
-[generator]
-checkpoint = "none"
-[evaluator]
-checkpoint = "none"
-"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,9 +131,7 @@ def make(folder: Path, num_pages: int, num_files: int) -> None:
         bench_crawl.main(
             [*command.split(), "--kinds", "plain", "--files", str(num_files)]
         )
-    languages = json.dumps(list(bench_crawl.OURS))
-    recipe = RECIPE.format(folder=folder, languages=languages)
-    (folder / "recipe.toml").write_text(recipe, "utf-8")
+    bench_crawl.write_recipe(folder, "workers")
 
 
 def main() -> None:
